@@ -1,0 +1,76 @@
+"""Every event report (PUS service 5), one row each: number, severity, text and argument types.
+
+Argument types are those of `dictionary.telemetry.PACK`: `u8 u16 u32 i32 f32 f64` and `text`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Severity(IntEnum):
+    """ECSS-E-ST-70-41C section 6.5: the subservice is the severity."""
+
+    INFO = 1
+    LOW = 2
+    MEDIUM = 3
+    HIGH = 4
+
+
+class EventRow(NamedTuple):
+    """One event; `text` is a format string over `args` in order."""
+
+    number: int
+    name: str
+    severity: Severity
+    text: str
+    args: tuple[str, ...] = ()
+
+
+_I, _L, _M, _H = Severity.INFO, Severity.LOW, Severity.MEDIUM, Severity.HIGH
+
+EVENTS: tuple[EventRow, ...] = (
+    EventRow(1, "boot", _I, "Supervisor started, boot {0}, last mode {1}", ("u32", "text")),
+    EventRow(2, "mode_changed", _I, "Mode {0} -> {1}: {2}", ("text", "text", "text")),
+    EventRow(3, "mode_refused", _L, "Mode {0} -> {1} refused: {2}", ("text", "text", "text")),
+    EventRow(10, "limit_warning", _L, "{0} = {1:.2f}, within {3:.2f} of its limit {2:.2f}",
+             ("text", "f32", "f32", "f32")),
+    EventRow(11, "limit_crossed", _H, "{0} = {1:.2f} crossed its limit {2:.2f}", ("text", "f32", "f32")),
+    EventRow(12, "limit_cleared", _I, "{0} = {1:.2f} is back inside its limit {2:.2f}",
+             ("text", "f32", "f32")),
+    EventRow(13, "sensor_lost", _M, "Sensor {0} has no value: {1}", ("text", "text")),
+    EventRow(14, "sensor_back", _I, "Sensor {0} has a value again", ("text",)),
+    EventRow(15, "blind", _H, "Compute stopped: the state is not known without {0}", ("text",)),
+    EventRow(16, "sighted", _I, "The state is known again"),
+    EventRow(20, "shed", _M, "All compute shed: {0}", ("text",)),
+    EventRow(21, "cap_reduced", _I, "Governor reduced node {0} from {1:.1f} W to {2:.1f} W: {3}",
+             ("u8", "f32", "f32", "text")),
+    EventRow(22, "guardian_lost", _H, "Guardian does not answer: {0}", ("text",)),
+    EventRow(23, "guardian_back", _I, "Guardian answers again"),
+    EventRow(24, "plan_fallback", _M, "No plan keeps every limit; planning for the least load: {0}", ("text",)),
+    EventRow(30, "job_queued", _I, "Job {0} queued: {1:.0f} units, value {2:.1f}, deadline T+{3:.0f} s",
+             ("u32", "f32", "f32", "f32")),
+    EventRow(31, "job_promised", _I, "Job {0} promised by T+{1:.0f} s, {2:.2f} Wh reserved",
+             ("u32", "f32", "f32")),
+    EventRow(32, "job_refused", _L, "Job {0} refused: {1}; binding {2}; would fit by T+{3:.0f} s",
+             ("u32", "text", "text", "f32")),
+    EventRow(33, "job_started", _I, "Job {0} started on node {1}", ("u32", "u8")),
+    EventRow(34, "job_finished", _I, "Job {0} finished, {1:.0f} units", ("u32", "f32")),
+    EventRow(35, "job_failed", _M, "Job {0} failed: {1}", ("u32", "text")),
+    EventRow(36, "job_withdrawn", _H, "Promise of job {0} withdrawn: {1}", ("u32", "text")),
+    EventRow(37, "job_cancelled", _I, "Job {0} cancelled", ("u32",)),
+    EventRow(38, "job_expired", _L, "Job {0} expired at its deadline", ("u32",)),
+    EventRow(40, "tick_overrun", _M, "Tick was {0:.3f} s late, {1} ticks left out", ("f32", "u32")),
+    EventRow(41, "tick_failed", _H, "Tick failed and everything was shed: {0}", ("text",)),
+    EventRow(42, "command_rejected", _L, "Telecommand rejected: {0}", ("text",)),
+    EventRow(43, "parameter_set", _I, "Parameter {0} = {1:g}", ("text", "f64")),
+    EventRow(44, "command_loss", _H, "No telecommand for {0:.0f} s", ("f32",)),
+    EventRow(45, "store_failed", _H, "Durable storage failed: {0}", ("text",)),
+    EventRow(50, "eclipse_entered", _I, "Eclipse entered"),
+    EventRow(51, "eclipse_left", _I, "Eclipse left after {0:.0f} s", ("f32",)),
+    EventRow(52, "ground_pass", _I, "Pass over {0}: {1:.0f} s, {2:.0f} degrees high", ("text", "f32", "f32")),
+)
+
+BY_NAME: dict[str, EventRow] = {row.name: row for row in EVENTS}
+BY_NUMBER: dict[int, EventRow] = {row.number: row for row in EVENTS}

@@ -1,0 +1,198 @@
+"""Every telemetry point and housekeeping structure; packing and unpacking come out of the rows.
+
+A point is one value with type and unit. Sensors are points by being sensors. A housekeeping structure
+(PUS service 3) is an ordered list of points with a period; on the link it is `u8 structure id` and the
+points' values, big-endian, no padding. A missing value travels as NaN and is shown as missing.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from flightsw.dictionary.events import BY_NUMBER as EVENT_BY_NUMBER
+from flightsw.dictionary.events import EventRow
+from flightsw.dictionary.sensors import SENSORS
+from flightsw.errors import LinkError
+from flightsw.state import NODE_COUNT_MAX, Mode
+
+PACK: dict[str, str] = {"u8": "B", "u16": "H", "u32": "I", "i32": "i", "f32": "f", "f64": "d"}
+"""Type names of the dictionary and their `struct` codes; `text` is `u8 length` and UTF-8 octets."""
+
+TEXT_MAX_OCTETS = 120
+MISSING = math.nan
+"""How a missing value is packed, and nothing else: no code computes with it."""
+
+
+class Point(NamedTuple):
+    """One telemetry point; `upper`/`lower` name the parameters that limit it; `enum` names its codes."""
+
+    name: str
+    type: str
+    unit: str
+    description: str
+    upper: str = ""
+    lower: str = ""
+    enum: type[IntEnum] | None = None
+
+
+class Housekeeping(NamedTuple):
+    """One housekeeping structure: id, name, default period in seconds (0: only on request) and points."""
+
+    sid: int
+    name: str
+    period_s: float
+    points: tuple[Point, ...]
+
+
+def _sensor_points(packet: str) -> tuple[Point, ...]:
+    return tuple(Point(s.name, "f32", s.unit, s.description, s.upper, s.lower)
+                 for s in SENSORS if s.packet == packet)
+
+
+def _node_points(nodes: range) -> tuple[Point, ...]:
+    return tuple(
+        point
+        for i in nodes
+        for point in (
+            Point(f"node{i}_cap_w", "f32", "W", f"Cap in force at the guardian for node {i}."),
+            Point(f"node{i}_mode", "u8", "", f"Power mode of node {i}, index into the mission's table."),
+            Point(f"node{i}_job", "u32", "", f"Job on node {i}, 0 for none."),
+        )
+    )
+
+
+HOUSEKEEPING: tuple[Housekeeping, ...] = (
+    Housekeeping(1, "power", 10.0, (
+        Point("mode", "u8", "", "Spacecraft mode.", enum=Mode),
+        *_sensor_points("power"),
+        Point("battery_low_frac", "f32", "frac", "Lower bound of the charge estimate.",
+              lower="battery_floor_frac"),
+        Point("battery_high_frac", "f32", "frac", "Upper bound of the charge estimate."),
+        Point("budget_w", "f32", "W", "Compute power that the plan affords now."),
+    )),
+    Housekeeping(2, "thermal", 10.0, _sensor_points("thermal")),
+    Housekeeping(3, "nodes_a", 10.0, (*_sensor_points("nodes_a"), *_node_points(range(4)))),
+    Housekeeping(4, "nodes_b", 0.0, (*_sensor_points("nodes_b"), *_node_points(range(4, NODE_COUNT_MAX)))),
+    Housekeeping(5, "jobs", 30.0, (
+        Point("jobs_queued", "u16", "jobs", "Waiting for an answer."),
+        Point("jobs_promised", "u16", "jobs", "Promised and not yet finished."),
+        Point("jobs_running", "u16", "jobs", "On a node now."),
+        Point("jobs_finished", "u32", "jobs", "Finished since first boot."),
+        Point("jobs_refused", "u32", "jobs", "Refused since first boot."),
+        Point("promises_broken", "u32", "jobs", "Promised and not finished by the deadline."),
+        Point("value_finished", "f32", "", "Value of all finished jobs."),
+        Point("energy_reserved_wh", "f32", "Wh", "Energy reserved for open promises."),
+    )),
+    Housekeeping(6, "health", 30.0, (
+        Point("boot_count", "u32", "", "Starts of the supervisor."),
+        Point("tick_count", "u32", "", "Ticks since the last start."),
+        Point("overrun_count", "u32", "", "Ticks that began late."),
+        Point("tc_accepted", "u32", "", "Telecommands accepted."),
+        Point("tc_rejected", "u32", "", "Telecommands rejected."),
+        Point("frames_rejected", "u32", "", "Uplink frames that were not valid."),
+        Point("tm_dropped", "u32", "", "Telemetry packets dropped because the downlink store was full."),
+        Point("guardian_flags", "u8", "", "0 when the guardian answers and holds a live lease."),
+        Point("shed_count", "u32", "", "Times that everything was shed."),
+    )),
+    Housekeeping(7, "forecast", 60.0, (
+        Point("plan_made_s", "f64", "s", "When the plan in force was made."),
+        Point("forecast_battery_min_frac", "f32", "frac", "Lowest charge that the plan expects.",
+              lower="battery_floor_frac"),
+        Point("forecast_battery_min_s", "f32", "s", "Seconds until then."),
+        Point("forecast_margin_k", "f32", "K", "Smallest distance of a temperature to its limit."),
+        Point("eclipse_in_s", "f32", "s", "Seconds until the next eclipse, 0 inside one."),
+        Point("sun_in_s", "f32", "s", "Seconds until the next sunrise, 0 in sunlight."),
+        Point("pass_in_s", "f32", "s", "Seconds until the next ground pass, 0 inside one."),
+    )),
+)
+
+BY_SID: dict[int, Housekeeping] = {row.sid: row for row in HOUSEKEEPING}
+POINTS: tuple[Point, ...] = tuple(point for row in HOUSEKEEPING for point in row.points)
+POINT_INDEX: dict[str, int] = {point.name: i for i, point in enumerate(POINTS)}
+POINT_BY_NAME: dict[str, Point] = {point.name: point for point in POINTS}
+
+_STRUCTS: dict[int, struct.Struct] = {
+    row.sid: struct.Struct(">B" + "".join(PACK[p.type] for p in row.points)) for row in HOUSEKEEPING
+}
+_SLICES: dict[int, slice] = {
+    row.sid: slice(POINT_INDEX[row.points[0].name], POINT_INDEX[row.points[0].name] + len(row.points))
+    for row in HOUSEKEEPING
+}
+
+
+def pack_housekeeping(sid: int, pool: Sequence[float | int]) -> bytes:
+    """Pack structure `sid` from `pool`, one value for each of `POINTS` (MISSING where there is none)."""
+    return _STRUCTS[sid].pack(sid, *pool[_SLICES[sid]])
+
+
+def unpack_housekeeping(data: bytes) -> tuple[Housekeeping, tuple[float | int, ...]]:
+    """Unpack a housekeeping report's source data; LinkError when it is not one."""
+    row = BY_SID.get(data[0]) if data else None
+    if row is None:
+        raise LinkError(f"housekeeping structure {data[0] if data else 'of no octets'} is not in the dictionary")
+    layout = _STRUCTS[row.sid]
+    if len(data) != layout.size:
+        raise LinkError(f"housekeeping {row.name} has {len(data)} octets, dictionary says {layout.size}")
+    return row, layout.unpack(data)[1:]
+
+
+def pack_values(types: Sequence[str], values: Sequence[float | int | str]) -> bytes:
+    """Pack `values` by dictionary `types`; LinkError names the value that does not fit."""
+    if len(types) != len(values):
+        raise LinkError(f"{len(values)} values for {len(types)} fields")
+    parts: list[bytes] = []
+    for kind, value in zip(types, values, strict=True):
+        if kind == "text":
+            octets = str(value).encode("utf-8")[:TEXT_MAX_OCTETS]
+            parts.append(bytes((len(octets),)) + octets)
+            continue
+        try:
+            parts.append(struct.pack(">" + PACK[kind], value))
+        except (struct.error, OverflowError) as error:
+            raise LinkError(f"value {value!r} does not fit type {kind}") from error
+    return b"".join(parts)
+
+
+def unpack_values(types: Sequence[str], data: bytes, offset: int = 0) -> tuple[float | int | str, ...]:
+    """Unpack fields of dictionary `types`, which must fill `data` from `offset` to its end exactly."""
+    values: list[float | int | str] = []
+    at = offset
+    for kind in types:
+        if kind == "text":
+            end = at + 1 + data[at] if at < len(data) else at + 1
+            if end > len(data):
+                raise LinkError(f"text field at octet {at} ends at {end}, data at {len(data)}")
+            try:
+                values.append(data[at + 1:end].decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise LinkError(f"text field at octet {at} is not UTF-8") from error
+        else:
+            code = ">" + PACK[kind]
+            end = at + struct.calcsize(code)
+            if end > len(data):
+                raise LinkError(f"{kind} field at octet {at} ends at {end}, data at {len(data)}")
+            values.append(struct.unpack_from(code, data, at)[0])
+        at = end
+    if at != len(data):
+        raise LinkError(f"{len(data) - at} octets more than the dictionary's fields")
+    return tuple(values)
+
+
+def pack_event(row: EventRow, args: Sequence[float | int | str]) -> bytes:
+    """Pack an event report's source data: `u16 number` and its arguments."""
+    return struct.pack(">H", row.number) + pack_values(row.args, args)
+
+
+def unpack_event(data: bytes) -> tuple[EventRow, tuple[float | int | str, ...]]:
+    """Unpack an event report's source data; LinkError when it is not one."""
+    if len(data) < 2:
+        raise LinkError(f"event report of {len(data)} octets, at least 2 expected")
+    number = int.from_bytes(data[:2], "big")
+    row = EVENT_BY_NUMBER.get(number)
+    if row is None:
+        raise LinkError(f"event {number} is not in the dictionary")
+    return row, unpack_values(row.args, data, 2)

@@ -1,0 +1,244 @@
+"""Frozen types that pass between the stages of the loop, and the satellite's modes.
+
+Owned by nobody, changed by nobody: sense makes `Readings`, the estimator makes `Estimate`, decide makes
+`Decision`, act makes `Outcome`. Types on the per-tick path are NamedTuples (three times cheaper to make
+than frozen dataclasses, and just as frozen).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+NODE_COUNT_MAX = 8
+"""Compute nodes that one supervisor serves (design section 9)."""
+
+
+class Mode(IntEnum):
+    """Spacecraft modes. Codes are four bits apart (Hamming distance 4), so no single bit flip is a mode."""
+
+    BOOT = 0x00
+    SAFE = 0x0F
+    STANDBY = 0x33
+    COMPUTE = 0x55
+
+
+LEGAL_TRANSITIONS: dict[Mode, frozenset[Mode]] = {
+    Mode.BOOT: frozenset({Mode.SAFE}),
+    Mode.SAFE: frozenset({Mode.STANDBY}),
+    Mode.STANDBY: frozenset({Mode.SAFE, Mode.COMPUTE}),
+    Mode.COMPUTE: frozenset({Mode.SAFE, Mode.STANDBY}),
+}
+"""From each mode the modes that may follow. SAFE is reachable from all; upwards goes one step at a time."""
+
+
+class Quality(IntEnum):
+    """Why a reading has, or has not, a value."""
+
+    GOOD = 0
+    MISSING = 1
+    STALE = 2
+    NOT_FINITE = 3
+    OUT_OF_RANGE = 4
+    NOT_FITTED = 5
+
+
+class RawReading(NamedTuple):
+    """What a board delivers for one sensor: a value that is not yet believed, and when it was sampled."""
+
+    value: float | None
+    sampled_s: float
+
+
+class Readings(NamedTuple):
+    """One tick's believed readings, in the order of `dictionary.sensors.SENSORS`.
+
+    `values[i]` is None unless `qualities[i]` is GOOD; `sampled_s[i]` is when it was last sampled.
+    """
+
+    now_s: float
+    values: tuple[float | None, ...]
+    qualities: tuple[int, ...]
+    sampled_s: tuple[float, ...]
+
+
+class Bounded(NamedTuple):
+    """A quantity with its credible bounds; an unknown quantity has bounds, never a made-up value."""
+
+    best: float
+    low: float
+    high: float
+
+
+class Estimate(NamedTuple):
+    """The satellite's state as the flight software believes it.
+
+    `temperature_k` follows the thermal nodes of the mission (dies, plate, radiator, bus, battery, array).
+    `blind` names the sensors whose absence forbids compute; it is empty when the state is known.
+    """
+
+    now_s: float
+    battery_j: Bounded
+    temperature_k: tuple[Bounded, ...]
+    array_w: float | None
+    bus_w: float | None
+    node_w: tuple[float | None, ...]
+    sun_frac: float | None
+    blind: tuple[str, ...]
+
+
+class Pause(IntEnum):
+    """How a job may be interrupted."""
+
+    NONE = 0
+    STOP_CONTINUE = 1
+    CHECKPOINT = 2
+
+
+class JobState(IntEnum):
+    """Where a job is in its life."""
+
+    QUEUED = 0
+    PROMISED = 1
+    RUNNING = 2
+    PAUSED = 3
+    FINISHED = 4
+    REFUSED = 5
+    FAILED = 6
+    CANCELLED = 7
+    EXPIRED = 8
+    WITHDRAWN = 9
+
+    @property
+    def is_final(self) -> bool:
+        """True when the job will never run again."""
+        return self >= JobState.FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What its owner declares of a job.
+
+    One work unit is one second of one node in its reference mode (rate 1.0). `activity_frac` is the
+    electrical draw relative to the mode's nominal. Times are on the supervisor's `now_s` axis.
+    """
+
+    job_id: int
+    name: str
+    work_units: float
+    activity_frac: float
+    value: float
+    arrival_s: float
+    deadline_s: float
+    answer_due_s: float
+    pause: Pause = Pause.STOP_CONTINUE
+    manifest: str = ""
+
+
+class JobView(NamedTuple):
+    """A job as the planner sees it: its declaration, state, work done and the node it is on (-1: none)."""
+
+    spec: JobSpec
+    state: JobState
+    done_units: float
+    node: int
+
+
+class RefusalReason(IntEnum):
+    """Named reasons, all evaluated; they go down the link."""
+
+    MODE = 1
+    DEADLINE_TOO_SOON = 2
+    ENERGY = 3
+    HEAT = 4
+    CAPACITY = 5
+    QUEUE_FULL = 6
+    STATE_UNKNOWN = 7
+    NO_NODE = 8
+    DUPLICATE = 9
+
+
+class Promise(NamedTuple):
+    """An admission: the job finishes by `finish_by_s`; this much energy and heat is reserved for it."""
+
+    job_id: int
+    finish_by_s: float
+    energy_j: float
+    heat_j: float
+
+
+class Refusal(NamedTuple):
+    """A refusal that says why, which limit binds, when, and what would fit.
+
+    `counter_deadline_s` is the earliest deadline at which the job would have been admitted, or None when
+    no deadline within the forecast would do.
+    """
+
+    job_id: int
+    reasons: tuple[RefusalReason, ...]
+    binding_limit: str
+    binding_at_s: float
+    counter_deadline_s: float | None
+
+
+class NodeCommand(NamedTuple):
+    """What one compute node is asked to do: its power mode (index into the mission's table) and its job."""
+
+    power_mode: int
+    cap_w: float
+    job_id: int
+
+
+class Plan(NamedTuple):
+    """Compute power that each slot affords. `slot_end_s` ascends; `budget_w[i]` holds until it."""
+
+    made_s: float
+    slot_end_s: tuple[float, ...]
+    budget_w: tuple[float, ...]
+    rate_units_s: tuple[float, ...]
+    battery_min_frac: float
+    battery_min_at_s: float
+    hottest_margin_k: float
+    binding_limit: str
+    is_fallback: bool
+
+
+class Event(NamedTuple):
+    """One event report: a row of `dictionary.events` and its arguments."""
+
+    name: str
+    args: tuple[float | int | str, ...]
+
+
+class Decision(NamedTuple):
+    """What decide wants this tick. Reductions in `nodes` are always safe; increases passed the governor."""
+
+    now_s: float
+    mode: Mode
+    nodes: tuple[NodeCommand, ...]
+    promises: tuple[Promise, ...]
+    refusals: tuple[Refusal, ...]
+    withdrawn: tuple[int, ...]
+    plan: Plan
+    events: tuple[Event, ...]
+    shed: bool
+
+
+class NodeCap(NamedTuple):
+    """What the guardian is asked to hold for one node: power cap, share of time its job may run, and
+    the process group that the share applies to (0: none)."""
+
+    cap_w: float
+    duty_frac: float
+    pgid: int
+
+
+class JobProgress(NamedTuple):
+    """What a runner reports of one job: work units done, whether its process ended, and how."""
+
+    job_id: int
+    done_units: float
+    ended: bool
+    succeeded: bool
+    detail: str
