@@ -227,7 +227,8 @@ class Decision(NamedTuple):
 
 class NodeCap(NamedTuple):
     """What the guardian is asked to hold for one node: power cap, share of time its job may run, and
-    the process group that the share applies to (0: none)."""
+    the process group that the share applies to (0: none).
+    """
 
     cap_w: float
     duty_frac: float

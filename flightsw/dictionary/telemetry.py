@@ -31,7 +31,7 @@ class Point(NamedTuple):
     """One telemetry point; `upper`/`lower` name the parameters that limit it; `enum` names its codes."""
 
     name: str
-    type: str
+    kind: str
     unit: str
     description: str
     upper: str = ""
@@ -116,7 +116,7 @@ POINT_INDEX: dict[str, int] = {point.name: i for i, point in enumerate(POINTS)}
 POINT_BY_NAME: dict[str, Point] = {point.name: point for point in POINTS}
 
 _STRUCTS: dict[int, struct.Struct] = {
-    row.sid: struct.Struct(">B" + "".join(PACK[p.type] for p in row.points)) for row in HOUSEKEEPING
+    row.sid: struct.Struct(">B" + "".join(PACK[p.kind] for p in row.points)) for row in HOUSEKEEPING
 }
 _SLICES: dict[int, slice] = {
     row.sid: slice(POINT_INDEX[row.points[0].name], POINT_INDEX[row.points[0].name] + len(row.points))
@@ -133,7 +133,8 @@ def unpack_housekeeping(data: bytes) -> tuple[Housekeeping, tuple[float | int, .
     """Unpack a housekeeping report's source data; LinkError when it is not one."""
     row = BY_SID.get(data[0]) if data else None
     if row is None:
-        raise LinkError(f"housekeeping structure {data[0] if data else 'of no octets'} is not in the dictionary")
+        named = data[0] if data else "of no octets"
+        raise LinkError(f"housekeeping structure {named} is not in the dictionary")
     layout = _STRUCTS[row.sid]
     if len(data) != layout.size:
         raise LinkError(f"housekeeping {row.name} has {len(data)} octets, dictionary says {layout.size}")
@@ -147,7 +148,9 @@ def pack_values(types: Sequence[str], values: Sequence[float | int | str]) -> by
     parts: list[bytes] = []
     for kind, value in zip(types, values, strict=True):
         if kind == "text":
-            octets = str(value).encode("utf-8")[:TEXT_MAX_OCTETS]
+            octets = str(value).encode("utf-8")
+            if len(octets) > TEXT_MAX_OCTETS:  # cut between characters, never inside one
+                octets = octets[:TEXT_MAX_OCTETS].decode("utf-8", "ignore").encode("utf-8")
             parts.append(bytes((len(octets),)) + octets)
             continue
         try:
