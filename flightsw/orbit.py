@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -252,33 +253,37 @@ def earth_view_frac(cos_nadir: Array, distance_m: Array) -> Array:
 # --- orbit -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Station:
-    """A ground station: geodetic WGS84 place and the lowest elevation its link closes at."""
+class Station(Protocol):
+    """What the geometry needs of a ground station (`mission.Station`): its geodetic WGS84 place and the
+    lowest elevation that its link closes at.
+    """
 
-    name: str
-    latitude_deg: float
-    longitude_deg: float
-    altitude_m: float
-    min_elevation_deg: float
+    @property
+    def name(self) -> str:
+        """Name that a pass is listed under."""
 
-    def __post_init__(self) -> None:
-        for key, low, high in (
-            ("latitude_deg", -90.0, 90.0),
-            ("longitude_deg", -180.0, 360.0),
-            ("altitude_m", -500.0, 9000.0),
-            ("min_elevation_deg", 0.0, 90.0),
-        ):
-            value = getattr(self, key)
-            if not low <= value <= high:
-                raise ConfigError(f"station {self.name!r}", f"{key} = {value} outside {low:g}..{high:g}")
+    @property
+    def latitude_deg(self) -> float:
+        """Geodetic latitude, north positive."""
+
+    @property
+    def longitude_deg(self) -> float:
+        """Longitude, east positive."""
+
+    @property
+    def altitude_m(self) -> float:
+        """Height above the ellipsoid."""
+
+    @property
+    def min_elevation_deg(self) -> float:
+        """A pass begins and ends here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
     """One contact: times (Unix) at which the satellite crosses the station's lowest elevation, and its top."""
 
-    station: Station
+    station: str
     aos_unix_s: float
     peak_unix_s: float
     los_unix_s: float
@@ -395,7 +400,7 @@ class Orbit:
 
         rise, peak, fall, height = self._search(margin, start_unix_s, end_unix_s)
         return [
-            Pass(station, aos, tca, los, math.degrees(top + limit_rad))
+            Pass(station.name, aos, tca, los, math.degrees(top + limit_rad))
             for aos, tca, los, top in zip(
                 rise.tolist(), peak.tolist(), fall.tolist(), height.tolist(), strict=True
             )

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flightsw.errors import ConfigError, KernelError
+from flightsw.mission import Station
 from flightsw.orbit import (
     AU_M,
     DAY_S,
@@ -20,7 +21,6 @@ from flightsw.orbit import (
     SUN_RADIUS_M,
     Attitude,
     Orbit,
-    Station,
     earth_view_frac,
     gmst_rad,
     illumination_frac,
@@ -104,8 +104,9 @@ class TestTle:
         with pytest.raises(ConfigError, match=f"^low.tle: .*{said}"):
             parse_tle(text if text.count("\n") > 3 else with_checksums(text), "low.tle")
 
-    @pytest.mark.parametrize("line2", [LOW[83:100], LOW.splitlines()[2] + "0", LOW.splitlines()[2][:-1] + "５"])
-    def test_wrong_length_or_alphabet_is_refused(self, line2: str) -> None:
+    @pytest.mark.parametrize("tail", ["", "50", "５"])
+    def test_wrong_length_or_alphabet_is_refused(self, tail: str) -> None:
+        line2 = LOW.splitlines()[2][:-1] + tail
         with pytest.raises(ConfigError, match=rf"^low.tle: line 2: {len(line2)} characters, must be 69"):
             parse_tle(LOW.splitlines()[1] + "\n" + line2, "low.tle")
 
@@ -303,14 +304,6 @@ class TestPasses:
         orbit = orbit_of(LOW)
         start_s = orbit.tle.epoch_unix_s
         assert orbit.passes(SVALBARD, start_s, start_s + DAY_S) == []
-
-    @pytest.mark.parametrize(
-        ("key", "value"), [("latitude_deg", 90.1), ("min_elevation_deg", -1.0), ("altitude_m", math.nan)]
-    )
-    def test_impossible_station_is_refused(self, key: str, value: float) -> None:
-        values = {"latitude_deg": 0.0, "longitude_deg": 0.0, "altitude_m": 0.0, "min_elevation_deg": 5.0}
-        with pytest.raises(ConfigError, match=f"station 'x': {key} = {value} outside"):
-            Station("x", **(values | {key: value}))
 
 
 def view_frac_by_quadrature(cos_nadir: float, height: float) -> float:
