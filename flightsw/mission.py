@@ -8,6 +8,7 @@ flown. The rig's truth has files and numbers of its own and never reads these.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import tomllib
 from dataclasses import dataclass
@@ -274,7 +275,7 @@ def _consistency_problems(mission: Mission) -> list[str]:
     modes = mission.compute.modes
     if len(modes) < 3:
         problems.append(f"compute.modes: {len(modes)} modes, at least off, idle and one working mode")
-    for before, after in zip(modes, modes[1:], strict=False):
+    for before, after in itertools.pairwise(modes):
         if after.draw_w <= before.draw_w or after.rate < before.rate or after.cap_w < before.cap_w:
             problems.append(f"compute.modes: {after.name} does not lie above {before.name} in power and rate")
     if any(mode.rate > 0.0 for mode in modes[:2]):
@@ -283,11 +284,12 @@ def _consistency_problems(mission: Mission) -> list[str]:
         problems.append(f"battery.full_v = {mission.battery.full_v:g} V is not above empty_v "
                         f"= {mission.battery.empty_v:g} V")
     if mission.battery.heater_off_c <= mission.battery.heater_on_c:
-        problems.append(f"battery.heater_off_c = {mission.battery.heater_off_c:g} degC is not above heater_on_c "
-                        f"= {mission.battery.heater_on_c:g} degC")
+        problems.append(f"battery.heater_off_c = {mission.battery.heater_off_c:g} degC is not above "
+                        f"heater_on_c = {mission.battery.heater_on_c:g} degC")
     floor, cutoff = mission.parameters["battery_floor_frac"], mission.parameters["battery_cutoff_frac"]
     if floor <= cutoff:
-        problems.append(f"parameters: battery_floor_frac = {floor:g} is not above battery_cutoff_frac = {cutoff:g}")
+        problems.append(f"parameters: battery_floor_frac = {floor:g} is not above "
+                        f"battery_cutoff_frac = {cutoff:g}")
     if mission.array.attitude not in {"sun", "nadir"}:
         problems.append(f"array.attitude = {mission.array.attitude!r}: 'sun' (tracks the Sun) or 'nadir' "
                         f"(body-fixed, zenith side)")

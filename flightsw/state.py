@@ -74,8 +74,9 @@ class Bounded(NamedTuple):
 class Estimate(NamedTuple):
     """The satellite's state as the flight software believes it.
 
-    `temperature_k` follows the thermal nodes of the mission (dies, plate, radiator, bus, battery, array).
-    `blind` names the sensors whose absence forbids compute; it is empty when the state is known.
+    `temperature_k` follows the flight thermal network: dies, plate, radiator, bus, battery, array.
+    `blind` names the sensors whose absence forbids all compute; it is empty when the state is known.
+    `dark_nodes` are the compute nodes whose own temperature is not known: those alone stay off.
     """
 
     now_s: float
@@ -86,6 +87,7 @@ class Estimate(NamedTuple):
     node_w: tuple[float | None, ...]
     sun_frac: float | None
     blind: tuple[str, ...]
+    dark_nodes: tuple[int, ...]
 
 
 class Pause(IntEnum):
@@ -211,18 +213,129 @@ class Event(NamedTuple):
     args: tuple[float | int | str, ...]
 
 
+class JobProgress(NamedTuple):
+    """What a runner reports of one job: work units done, whether its process ended, and how."""
+
+    job_id: int
+    done_units: float
+    ended: bool
+    succeeded: bool
+    detail: str
+
+
+class Received(NamedTuple):
+    """A telecommand that passed every check of the link. `request_id` names it in its verification."""
+
+    request_id: int
+    service: int
+    subservice: int
+    data: bytes
+
+
+class SetMode(NamedTuple):
+    """Go to `mode`, for `reason`."""
+
+    mode: Mode
+    reason: str
+
+
+class ReportHousekeeping(NamedTuple):
+    """Send structure `sid` once, now."""
+
+    sid: int
+
+
+class SetHousekeepingPeriod(NamedTuple):
+    """Send structure `sid` every `period_s` seconds; 0 stops it."""
+
+    sid: int
+    period_s: float
+
+
+class SetParameter(NamedTuple):
+    """Set on-board parameter `name` to `value`."""
+
+    name: str
+    value: float
+
+
+class ReportParameter(NamedTuple):
+    """Report the value of parameter `number`."""
+
+    number: int
+
+
+class SubmitJob(NamedTuple):
+    """Put a job before admission."""
+
+    spec: JobSpec
+
+
+class CancelJob(NamedTuple):
+    """Stop a job for good."""
+
+    job_id: int
+
+
+class Pong(NamedTuple):
+    """Answer an are-you-alive (PUS 17,2)."""
+
+
+Effect = (
+    SetMode | ReportHousekeeping | SetHousekeepingPeriod | SetParameter | ReportParameter | SubmitJob
+    | CancelJob | Pong
+)
+"""What telecommands ask for; the supervisor carries it out."""
+
+
+class Verification(NamedTuple):
+    """One stage of a telecommand's verification (PUS service 1): 1 accepted, 2 not accepted, 7 completed,
+    8 failed; `code` and `text` say why where it failed.
+    """
+
+    request_id: int
+    stage: int
+    code: int
+    text: str
+
+
+class JobTransition(NamedTuple):
+    """A job enters `state`; `spec` comes with the first one. Durable before it is acknowledged."""
+
+    job_id: int
+    state: JobState
+    detail: str
+    done_units: float
+    spec: JobSpec | None
+
+
+class Inputs(NamedTuple):
+    """All that decide knows of one tick besides its own memory; recorded, so that it replays."""
+
+    now_s: float
+    readings: Readings
+    received: tuple[Received, ...]
+    submitted: tuple[JobSpec, ...]
+    progress: tuple[JobProgress, ...]
+    guardian_answers: bool
+
+
 class Decision(NamedTuple):
-    """What decide wants this tick. Reductions in `nodes` are always safe; increases passed the governor."""
+    """What decide wants this tick. Reductions in `nodes` are always safe; increases passed the governor.
+
+    `transitions` are written down before `verifications` go out. `effects` are what telecommands ask of
+    the link (reports, periods).
+    """
 
     now_s: float
     mode: Mode
     nodes: tuple[NodeCommand, ...]
-    promises: tuple[Promise, ...]
-    refusals: tuple[Refusal, ...]
-    withdrawn: tuple[int, ...]
     plan: Plan
+    transitions: tuple[JobTransition, ...]
+    verifications: tuple[Verification, ...]
+    effects: tuple[Effect, ...]
     events: tuple[Event, ...]
-    shed: bool
+    shed: str
 
 
 class NodeCap(NamedTuple):
@@ -233,13 +346,3 @@ class NodeCap(NamedTuple):
     cap_w: float
     duty_frac: float
     pgid: int
-
-
-class JobProgress(NamedTuple):
-    """What a runner reports of one job: work units done, whether its process ended, and how."""
-
-    job_id: int
-    done_units: float
-    ended: bool
-    succeeded: bool
-    detail: str

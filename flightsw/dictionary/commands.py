@@ -15,64 +15,23 @@ from typing import NamedTuple
 from flightsw.dictionary import parameters
 from flightsw.dictionary.telemetry import BY_SID, PACK, pack_values, unpack_values
 from flightsw.errors import LinkError
-from flightsw.state import LEGAL_TRANSITIONS, JobSpec, Mode, Pause
+from flightsw.state import (
+    LEGAL_TRANSITIONS,
+    CancelJob,
+    Effect,
+    JobSpec,
+    Mode,
+    Pause,
+    Pong,
+    ReportHousekeeping,
+    ReportParameter,
+    SetHousekeepingPeriod,
+    SetMode,
+    SetParameter,
+    SubmitJob,
+)
 
 Value = float | int | str
-
-
-class SetMode(NamedTuple):
-    """Go to `mode`, for `reason`."""
-
-    mode: Mode
-    reason: str
-
-
-class ReportHousekeeping(NamedTuple):
-    """Send structure `sid` once, now."""
-
-    sid: int
-
-
-class SetHousekeepingPeriod(NamedTuple):
-    """Send structure `sid` every `period_s` seconds; 0 stops it."""
-
-    sid: int
-    period_s: float
-
-
-class SetParameter(NamedTuple):
-    """Set on-board parameter `name` to `value`."""
-
-    name: str
-    value: float
-
-
-class ReportParameter(NamedTuple):
-    """Report the value of parameter `number`."""
-
-    number: int
-
-
-class SubmitJob(NamedTuple):
-    """Put a job before admission."""
-
-    spec: JobSpec
-
-
-class CancelJob(NamedTuple):
-    """Stop a job for good."""
-
-    job_id: int
-
-
-class Pong(NamedTuple):
-    """Answer an are-you-alive (PUS 17,2)."""
-
-
-Effect = (
-    SetMode | ReportHousekeeping | SetHousekeepingPeriod | SetParameter | ReportParameter | SubmitJob
-    | CancelJob | Pong
-)
 
 
 class Rejection(NamedTuple):

@@ -1,0 +1,197 @@
+"""PUS services on both ends: what a report or a telecommand means in octets, and the satellite's side.
+
+Source: ECSS-E-ST-70-41C, services 1 (verification), 3 (housekeeping), 5 (events), 8 (functions), 17 (test)
+and 20 (parameters); tailoring is stated at each codec. The satellite uses `Reporter` and
+`CommandReceiver`; the ground uses the `unpack_` functions and `build_telecommand`. Meaning comes from
+the dictionary; this module decides nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flightsw.dictionary import commands, events, telemetry
+from flightsw.dictionary.events import Severity
+from flightsw.errors import LinkError
+from flightsw.link.coding import CltuDecoder, encode_cadu, encode_cltu
+from flightsw.link.frames import (
+    VC_HOUSEKEEPING,
+    VC_REPORTS,
+    Clcw,
+    TmFramer,
+    build_tc_frame,
+    parse_tc_frame,
+)
+from flightsw.link.packets import Telecommand, Telemetry, pack_tc, pack_tm, unpack_tc
+from flightsw.state import Event, Received
+
+STAGE_ACCEPTED, STAGE_NOT_ACCEPTED, STAGE_COMPLETED, STAGE_FAILED = 1, 2, 7, 8
+"""Subservices of service 1 that are reported; start and progress (3 to 6) are not, as nothing lasts."""
+
+_ACK_ALL = 0b1001  # acceptance and completion asked for
+_REQUEST = struct.Struct(">I")
+_FAILURE = struct.Struct(">IH")
+_PARAMETER = struct.Struct(">Hd")
+
+
+class VerificationReport(NamedTuple):
+    """Service 1 report; `request_id` is the first four octets of the telecommand packet."""
+
+    request_id: int
+    stage: int
+    code: int
+    text: str
+
+
+def pack_verification(request_id: int, stage: int, code: int, text: str) -> bytes:
+    """Source data of a service 1 report: request id and, on failure, `u16 code` and `text`."""
+    if stage in (STAGE_NOT_ACCEPTED, STAGE_FAILED):
+        return _FAILURE.pack(request_id, code) + telemetry.pack_values(["text"], [text])
+    return _REQUEST.pack(request_id)
+
+
+def unpack_verification(stage: int, data: bytes) -> VerificationReport:
+    """Read the source data of a service 1 report; LinkError when it is not one."""
+    failed = stage in (STAGE_NOT_ACCEPTED, STAGE_FAILED)
+    if len(data) < _FAILURE.size if failed else len(data) != _REQUEST.size:
+        raise LinkError(f"verification report 1,{stage} of {len(data)} octets")
+    if not failed:
+        return VerificationReport(_REQUEST.unpack(data)[0], stage, 0, "")
+    request_id, code = _FAILURE.unpack_from(data)
+    (text,) = telemetry.unpack_values(["text"], data, _FAILURE.size)
+    return VerificationReport(request_id, stage, code, str(text))
+
+
+def pack_parameter(number: int, value: float) -> bytes:
+    """Source data of a 20,2 report on one parameter: `u16 number`, `f64 value`."""
+    return _PARAMETER.pack(number, value)
+
+
+def unpack_parameter(data: bytes) -> tuple[int, float]:
+    """Read a 20,2 report: parameter number and value."""
+    if len(data) != _PARAMETER.size:
+        raise LinkError(f"parameter report of {len(data)} octets, expected {_PARAMETER.size}")
+    number, value = _PARAMETER.unpack(data)
+    return number, value
+
+
+class BuiltTelecommand(NamedTuple):
+    """A telecommand ready for the line, and the request id that its verification will carry."""
+
+    request_id: int
+    packet: bytes
+    octets: bytes
+
+
+def build_telecommand(row: commands.Command, values: Sequence[commands.Value], *, apid: int, seq_count: int,
+                      scid: int, source_id: int = 0) -> BuiltTelecommand:
+    """Build one telecommand down to its CLTU; LinkError names the argument that is out of bounds."""
+    packet = pack_tc(Telecommand(apid, seq_count, _ACK_ALL, row.service, row.subservice, source_id,
+                                 commands.pack_arguments(row, values)))
+    (request_id,) = _REQUEST.unpack_from(packet)
+    return BuiltTelecommand(request_id, packet, encode_cltu(build_tc_frame(packet, scid)))
+
+
+class Reporter:
+    """The satellite's downlink: reports in, frames for the line out. Bounded, droppable, never blocks.
+
+    Events and verification go before housekeeping. What does not fit pushes out the oldest housekeeping;
+    while no station listens everything waits here.
+    """
+
+    _REPORTS_OCTETS = 262_144  # about 4,000 events: days of them
+
+    def __init__(self, scid: int, apid: int, store_octets: int) -> None:
+        self._apid = apid
+        self._framer = TmFramer(scid, {VC_REPORTS: self._REPORTS_OCTETS, VC_HOUSEKEEPING: store_octets})
+        self._seq_count = 0
+        self._msg_counters: dict[tuple[int, int], int] = {}
+
+    @property
+    def dropped_packets(self) -> int:
+        """Packets pushed out unsent since start."""
+        return self._framer.dropped_packets(VC_REPORTS) + self._framer.dropped_packets(VC_HOUSEKEEPING)
+
+    @property
+    def waiting_octets(self) -> int:
+        """Octets that wait for a station."""
+        return self._framer.queued_octets(VC_REPORTS) + self._framer.queued_octets(VC_HOUSEKEEPING)
+
+    def event(self, event: Event, obt_s: float) -> None:
+        """Report an event; its arguments must fit its row."""
+        row = events.BY_NAME[event.name]
+        self._submit(VC_REPORTS, 5, int(row.severity), obt_s, telemetry.pack_event(row, event.args))
+
+    def verification(self, request_id: int, stage: int, code: int, text: str, obt_s: float) -> None:
+        """Report one stage of a telecommand's verification."""
+        self._submit(VC_REPORTS, 1, stage, obt_s, pack_verification(request_id, stage, code, text))
+
+    def housekeeping(self, sid: int, pool: Sequence[float | int], obt_s: float) -> None:
+        """Report one housekeeping structure from the pool of all points."""
+        self._submit(VC_HOUSEKEEPING, 3, 25, obt_s, telemetry.pack_housekeeping(sid, pool))
+
+    def pong(self, obt_s: float) -> None:
+        """Answer an are-you-alive."""
+        self._submit(VC_REPORTS, 17, 2, obt_s, b"")
+
+    def parameter(self, number: int, value: float, obt_s: float) -> None:
+        """Report the value of a parameter."""
+        self._submit(VC_REPORTS, 20, 2, obt_s, pack_parameter(number, value))
+
+    def acknowledge_uplink(self, frames_accepted: int) -> None:
+        """Show the number of accepted BD frames in the CLCW of every frame from now on."""
+        self._framer.set_clcw(Clcw(farm_b_count=frames_accepted & 3))
+
+    def take(self, budget_octets: int) -> bytes:
+        """Return what goes on the line now: whole CADUs, at most `budget_octets`."""
+        per_frame = self._framer.frame_octets + 4
+        frames = self._framer.frames(budget_octets // per_frame * self._framer.frame_octets)
+        return b"".join([encode_cadu(frame) for frame in frames]) if frames else b""
+
+    def _submit(self, vcid: int, service: int, subservice: int, obt_s: float, data: bytes) -> None:
+        key = (service, subservice)
+        counter = self._msg_counters.get(key, 0)
+        self._msg_counters[key] = (counter + 1) & 0xFFFF
+        self._framer.submit(vcid, pack_tm(Telemetry(self._apid, self._seq_count, service, subservice, counter,
+                                                    0, obt_s, data)))
+        self._seq_count = (self._seq_count + 1) & 0x3FFF
+
+
+class CommandReceiver:
+    """The satellite's uplink: octets in, telecommands that passed every check of the link out."""
+
+    def __init__(self, scid: int, apid: int) -> None:
+        self._scid = scid
+        self._apid = apid
+        self._decoder = CltuDecoder()
+        self.frames_accepted = 0
+        self.frames_rejected = 0
+        self.last_rejection = ""
+
+    def push(self, octets: bytes) -> list[Received]:
+        """Take received octets; what is not a valid telecommand for this satellite is counted, never raised."""
+        received = []
+        for content in self._decoder.push(octets):
+            try:
+                packet = parse_tc_frame(content, self._scid).data
+                tc = unpack_tc(packet)
+                if tc.apid != self._apid:
+                    raise LinkError(f"telecommand for application {tc.apid}, this is {self._apid}")
+            except LinkError as error:
+                self.frames_rejected += 1
+                self.last_rejection = str(error)
+                continue
+            self.frames_accepted += 1
+            (request_id,) = _REQUEST.unpack_from(packet)
+            received.append(Received(request_id, tc.service, tc.subservice, tc.data))
+        return received
+
+
+def severity_of(subservice: int) -> Severity:
+    """Severity that a service 5 subservice stands for; LinkError outside 1..4."""
+    try:
+        return Severity(subservice)
+    except ValueError as error:
+        raise LinkError(f"event report with subservice {subservice}, expected 1..4") from error
