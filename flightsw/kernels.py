@@ -219,3 +219,66 @@ class Plant:
         status = lib.fsw_plant_advance(model, self.state, held, dt_s, n_steps, self.output)
         if status:
             raise KernelError("fsw_plant_advance", status, _PLANT_ERRORS[status])
+
+
+# --- guardian core (c_kernels/include/guardian_core.h) ------------------------------------------------------
+
+
+class GuardianCore:
+    """The guardian's state machine, the very one that the guardian program runs; time is passed in."""
+
+    __slots__ = ("_io", "_length", "_out", "_state", "_status")
+
+    def __init__(
+        self,
+        floor_mw: Sequence[int],
+        ceiling_mw: Sequence[int],
+        lease_max_ms: int,
+        alone_after_ms: int,
+        now_us: int,
+    ) -> None:
+        """Start at the floor; raise `KernelError` for a value outside the ranges in the header."""
+        self._state = ffi.new("struct fsw_guardian_state *")
+        self._out = ffi.new("struct fsw_guardian_out *")
+        self._io = ffi.new("struct fsw_guardian_io *")
+        self._status = ffi.new("uint8_t[]", lib.FSW_GUARDIAN_STATUS_MAX)
+        self._length = ffi.new("size_t *")
+        config = ffi.new("struct fsw_guardian_config *")
+        if not len(floor_mw) == len(ceiling_mw) <= lib.FSW_GUARDIAN_NODES_MAX:
+            raise KernelError(
+                "fsw_guardian_init",
+                lib.FSW_GUARDIAN_E_CONFIG,
+                f"{len(floor_mw)} floors, {len(ceiling_mw)} ceilings",
+            )
+        config.n_nodes = len(floor_mw)
+        config.lease_max_ms = lease_max_ms
+        config.alone_after_ms = alone_after_ms
+        config.floor_mw[0 : len(floor_mw)] = floor_mw
+        config.ceiling_mw[0 : len(ceiling_mw)] = ceiling_mw
+        code = lib.fsw_guardian_init(self._state, config, now_us)
+        if code:
+            raise KernelError("fsw_guardian_init", code, "a configuration value is out of range")
+
+    def message(self, now_us: int, message: bytes) -> int:
+        """Judge one LEASE or HELLO; return 0 or the negative code of its rejection."""
+        code: int = lib.fsw_guardian_message(self._state, now_us, message, len(message))
+        if code == lib.FSW_GUARDIAN_E_STATE:
+            raise KernelError("fsw_guardian_message", code, "the guardian's state is damaged")
+        return code
+
+    def status(self, now_us: int) -> bytes:
+        """Advance to `now_us` and return the STATUS message; each cap in force reads back as itself."""
+        code = lib.fsw_guardian_tick(self._state, now_us, self._out)
+        if code == 0:
+            self._io.read_back_mw = self._out.cap_mw
+            code = lib.fsw_guardian_status(
+                self._state,
+                lib.FSW_GUARDIAN_STATUS,
+                self._io,
+                self._status,
+                lib.FSW_GUARDIAN_STATUS_MAX,
+                self._length,
+            )
+        if code:
+            raise KernelError("fsw_guardian_tick", code, "the guardian's state is damaged")
+        return bytes(ffi.buffer(self._status, self._length[0]))
