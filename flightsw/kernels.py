@@ -10,8 +10,9 @@ the same bits on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, Protocol, cast
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -219,6 +220,223 @@ class Plant:
         status = lib.fsw_plant_advance(model, self.state, held, dt_s, n_steps, self.output)
         if status:
             raise KernelError("fsw_plant_advance", status, _PLANT_ERRORS[status])
+
+
+# --- flight model, many lanes at once (c_kernels/include/rollout.h) ----------------------------------------
+
+ROLLOUT_NODES: Final[int] = lib.FSW_ROLLOUT_NODES
+ROLLOUT_LINKS: Final[int] = lib.FSW_ROLLOUT_LINKS
+ROLLOUT_COMPUTE: Final[int] = lib.FSW_ROLLOUT_COMPUTE
+AUTO_PATH: Final = -1
+SCALAR_PATH: Final = 0
+BASE_PATH: Final = 1
+AVX2_PATH: Final = 2
+
+_ROLLOUT_ERRORS: Final = {
+    lib.FSW_ROLLOUT_E_NULL: "a required pointer is NULL",
+    lib.FSW_ROLLOUT_E_COUNT: "n_nodes must be 1..16, n_links 0..32, n_compute 0..8",
+    lib.FSW_ROLLOUT_E_TOPOLOGY: "a node index is out of range, or a link joins a node to itself",
+    lib.FSW_ROLLOUT_E_SIZE: "lanes, steps and slots must be 1 or more and slot_steps sum to the steps",
+    lib.FSW_ROLLOUT_E_STEP: "dt_s must be 1e-3..3600 s",
+    lib.FSW_ROLLOUT_E_PARAM: "a lane parameter is not finite or out of the range stated in rollout.h",
+    lib.FSW_ROLLOUT_E_ENVIRONMENT: "flux must be 0..1e5 W/m2, heat -1e5..1e5 W, tx 0..1e4 W",
+    lib.FSW_ROLLOUT_E_POLICY: "compute_w must be 0..1e4 W",
+    lib.FSW_ROLLOUT_E_UNSTABLE: "dt_s is too long for Euler: dt (sum(G) + 4 sigma A T^3) / C > 1 at 400 K",
+    lib.FSW_ROLLOUT_E_SCRATCH: "scratch is too small",
+    lib.FSW_ROLLOUT_E_PRECISION: "precision must be 32 or 64",
+    lib.FSW_ROLLOUT_E_PATH: "this machine does not have that path",
+    lib.FSW_ROLLOUT_E_DIVERGED: "a lane left 1..1000 K; the results must not be used",
+}
+
+# Lane parameters by name; in upper case with FSW_ROLLOUT_ before it, each is the name of its row in C.
+_NODE_ROWS: Final = ("temperature_k", "capacity_j_k", "radiating_m2", "limit_k")
+_SCALAR_ROWS: Final = (
+    "battery_j", "battery_capacity_j", "battery_floor_j", "battery_cutoff_j", "ocv_empty_v", "ocv_full_v",
+    "resistance_ohm", "charge_limit_w", "taper_start_frac", "charge_eff_frac", "array_area_m2",
+    "array_eff_frac", "array_ref_k", "array_coeff_per_k", "array_absorpt_frac", "bus_w", "tx_heat_frac",
+    "heater_w", "heater_on_k", "heater_off_k", "flux_scale_frac", "heat_scale_frac", "throttle_full_k",
+    "throttle_zero_k", "throttle_zero_frac", "throttle_full_frac", "throttle_min_frac", "heater_start_on",
+)  # fmt: skip
+# Values that switch a feature off, so that a caller names only what it uses.
+_NEUTRAL: Final = {
+    "limit_k": 1000.0, "activity_frac": 1.0, "charge_eff_frac": 1.0, "heater_on_k": 1.0, "heater_off_k": 1.0,
+    "flux_scale_frac": 1.0, "heat_scale_frac": 1.0, "throttle_full_k": 999.0, "throttle_zero_k": 1000.0,
+    "throttle_full_frac": 1e-4, "taper_start_frac": 1.0, "array_ref_k": 301.15,
+}  # fmt: skip
+
+F64 = npt.NDArray[np.float64]
+I32 = npt.NDArray[np.int32]
+
+
+class Topology(NamedTuple):
+    """What all lanes of a rollout share: who touches whom. Indices are thermal nodes."""
+
+    n_nodes: int
+    links: Sequence[tuple[int, int]]
+    compute_node: Sequence[int]
+    array_node: int
+    battery_node: int
+    bus_node: int
+    heater_node: int
+    throttle: bool = False
+
+
+class Rollout:
+    """Batched runs of the flight model over one topology; arrays are made once and used for many runs.
+
+    Fill the input arrays in place (they are bound to C for good), call `run`, read the result arrays. Sizes
+    given here are the largest; `run` may use fewer lanes and slots.
+
+    Inputs: `params[name]` has shape (rows, lanes), or (rows, 1) when `name` is not in `per_lane` and all lanes
+    share it; rows are nodes for temperature_k, capacity_j_k, radiating_m2, limit_k, links for link_w_k, compute
+    nodes for activity_frac, else 1. Meanings and ranges stand in `rollout.h`; what is not set is neutral or
+    zero, and zero capacities are refused. `slot_steps` (slots), `array_flux_w_m2` and `tx_w` (steps), `heat_w`
+    (steps, nodes), `compute_w` (slots, compute nodes, lanes or 1).
+
+    Results, last axis the lanes: `max_temperature_k` and `max_temperature_step` (nodes), `min_battery_j`,
+    `min_battery_step`, `end_temperature_k` (nodes), `end_battery_j`, `compute_j` (compute nodes), `unmet_s`,
+    `first_crossing_step` (-1: no limit crossed), `trace` (slots, nodes + 1: temperatures in K, then charge in
+    J at slot ends). `max_temperature_step` and `trace` are None unless asked for.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        n_lanes: int,
+        n_steps: int,
+        n_slots: int,
+        dt_s: float,
+        per_lane: Collection[str] = (),
+        policy_per_lane: bool = True,
+        precision: int = 32,
+        max_steps: bool = False,
+        trace: bool = False,
+    ) -> None:
+        rows = dict.fromkeys(_NODE_ROWS, topology.n_nodes)
+        rows["link_w_k"] = len(topology.links)
+        rows["activity_frac"] = len(topology.compute_node)
+        rows |= dict.fromkeys(_SCALAR_ROWS, 1)
+        scratch_len = lib.fsw_rollout_scratch_len(topology.n_nodes, n_steps)
+        if scratch_len < 0:
+            raise KernelError("fsw_rollout_scratch_len", scratch_len, _ROLLOUT_ERRORS[scratch_len])
+        if rows["link_w_k"] > ROLLOUT_LINKS or rows["activity_frac"] > ROLLOUT_COMPUTE:
+            code = lib.FSW_ROLLOUT_E_COUNT
+            raise KernelError("Rollout", code, _ROLLOUT_ERRORS[code])
+        if n_lanes < 1 or n_slots < 1:
+            code = lib.FSW_ROLLOUT_E_SIZE
+            raise KernelError("Rollout", code, _ROLLOUT_ERRORS[code])
+        unknown = set(per_lane) - rows.keys()
+        if unknown:
+            raise KernelError("Rollout", lib.FSW_ROLLOUT_E_PARAM, f"no such lane parameter: {sorted(unknown)}")
+
+        n_nodes, n_compute = topology.n_nodes, len(topology.compute_node)
+        self.topology: Final = topology
+        self.precision: Final = precision
+        self.params: Final[Mapping[str, F64]] = MappingProxyType(
+            {
+                name: np.full((n, n_lanes if name in per_lane else 1), _NEUTRAL.get(name, 0.0))
+                for name, n in rows.items()
+            }
+        )
+        self.slot_steps: Final[I32] = np.zeros(n_slots, np.int32)
+        self.array_flux_w_m2: Final[F64] = np.zeros(n_steps)
+        self.heat_w: Final[F64] = np.zeros((n_steps, n_nodes))
+        self.tx_w: Final[F64] = np.zeros(n_steps)
+        self.compute_w: Final[F64] = np.zeros((n_slots, n_compute, n_lanes if policy_per_lane else 1))
+        self.max_temperature_k: Final[F64] = np.zeros((n_nodes, n_lanes))
+        self.max_temperature_step: Final[I32 | None] = (
+            np.zeros((n_nodes, n_lanes), np.int32) if max_steps else None
+        )
+        self.min_battery_j: Final[F64] = np.zeros(n_lanes)
+        self.min_battery_step: Final[I32] = np.zeros(n_lanes, np.int32)
+        self.end_temperature_k: Final[F64] = np.zeros((n_nodes, n_lanes))
+        self.end_battery_j: Final[F64] = np.zeros(n_lanes)
+        self.compute_j: Final[F64] = np.zeros((n_compute, n_lanes))
+        self.unmet_s: Final[F64] = np.zeros(n_lanes)
+        self.first_crossing_step: Final[I32] = np.zeros(n_lanes, np.int32)
+        self.trace: Final[F64 | None] = np.zeros((n_slots, n_nodes + 1, n_lanes)) if trace else None
+
+        self._keep: list[Any] = []
+        self._scratch = ffi.new("char[]", scratch_len)
+        self._scratch_len = scratch_len
+        self._topology = self._lay_topology(topology)
+        self._inputs = self._lay_inputs(dt_s)
+        self._results = self._lay_results(n_lanes)
+
+    def run(self, n_lanes: int | None = None, n_slots: int | None = None, *, path: int = AUTO_PATH) -> None:
+        """Roll the first `n_lanes` lanes over the first `n_slots` slots (all when None).
+
+        The steps run are the sum of those slots' `slot_steps`. `path` is for tests: every path gives the same
+        bits. Raise `KernelError` on a refused value, with the results untouched; after "a lane left 1..1000 K"
+        they must not be read.
+        """
+        inputs = self._inputs
+        lanes = len(self.end_battery_j) if n_lanes is None else n_lanes
+        slots = len(self.slot_steps) if n_slots is None else n_slots
+        steps = int(self.slot_steps[:slots].sum())
+        if not (lanes <= len(self.end_battery_j) and slots <= len(self.slot_steps) and steps <= len(self.tx_w)):
+            raise KernelError(
+                "fsw_rollout_run",
+                lib.FSW_ROLLOUT_E_SIZE,
+                f"{lanes} lanes, {slots} slots, {steps} steps; room is for {len(self.end_battery_j)} lanes, "
+                f"{len(self.slot_steps)} slots, {len(self.tx_w)} steps",
+            )
+        inputs.n_lanes, inputs.n_slots, inputs.n_steps = lanes, slots, steps
+        given = (self._topology, inputs, self._results, self.precision, self._scratch, self._scratch_len)
+        status = lib.fsw_rollout_run(*given) if path == AUTO_PATH else lib.fsw_rollout_run_on(path, *given)
+        if status:
+            raise KernelError("fsw_rollout_run", status, _ROLLOUT_ERRORS[status])
+
+    def _bind(self, array: npt.NDArray[Any], name: str, *, writable: bool = False) -> Any:
+        ctype = "int32_t" if array.dtype == np.int32 else "double"
+        buffer = wrap_buffer(array, ctype, array.size, name, writable=writable)
+        self._keep.append(buffer)
+        return buffer
+
+    def _lay_topology(self, topology: Topology) -> Any:
+        c = ffi.new("struct fsw_rollout_topology *")
+        c.n_nodes = topology.n_nodes
+        c.n_links = len(topology.links)
+        c.n_compute = len(topology.compute_node)
+        for i, (a, b) in enumerate(topology.links):
+            c.link_a[i], c.link_b[i] = a, b
+        for i, node in enumerate(topology.compute_node):
+            c.compute_node[i] = node
+        c.array_node, c.battery_node = topology.array_node, topology.battery_node
+        c.bus_node, c.heater_node = topology.bus_node, topology.heater_node
+        c.throttle = topology.throttle
+        return c
+
+    def _lay_inputs(self, dt_s: float) -> Any:
+        c = ffi.new("struct fsw_rollout_inputs *")
+        c.dt_s = dt_s
+        for name in ("slot_steps", "array_flux_w_m2", "heat_w", "tx_w", "compute_w"):
+            setattr(c, name, self._bind(getattr(self, name), name))
+        _, n_compute, n_policies = self.compute_w.shape
+        c.compute_w_slot_stride = n_compute * n_policies
+        c.compute_w_node_stride = n_policies
+        c.compute_w_lane_stride = 0 if n_policies == 1 else 1
+        for name, values in self.params.items():
+            first = getattr(lib, f"FSW_ROLLOUT_{name.upper()}")
+            buffer = self._bind(values, name)
+            n_rows, n_columns = values.shape
+            for row in range(n_rows):
+                c.param[first + row] = buffer + row * n_columns
+                c.param_stride[first + row] = 0 if n_columns == 1 else 1
+        return c
+
+    def _lay_results(self, n_lanes: int) -> Any:
+        c = ffi.new("struct fsw_rollout_results *")
+        c.lane_pitch = n_lanes
+        for name in (
+            "max_temperature_k", "max_temperature_step", "min_battery_j", "min_battery_step",
+            "end_temperature_k", "end_battery_j", "compute_j", "unmet_s", "first_crossing_step", "trace",
+        ):  # fmt: skip
+            array = getattr(self, name)
+            if array is not None:
+                setattr(c, name, self._bind(array, name, writable=True))
+        return c
 
 
 # --- guardian core (c_kernels/include/guardian_core.h) ------------------------------------------------------

@@ -1,0 +1,310 @@
+/* One block of lanes of the flight model. Included once per arithmetic, instruction set and block width.
+ *
+ * The includer defines: NAME(x), TARGET (function attribute), REAL, LANES per vector, VECTORS per block, VEC,
+ * MASK, and V_SQRT(a), V_MAX(a, b) = a > b ? a : b, V_MIN(a, b) = a < b ? a : b, V_SELECT(mask, a, b). No
+ * operation mixes lanes, so a lane's bits do not depend on the width it ran at.
+ */
+
+struct NAME(block) {
+    VEC x[2][FSW_ROLLOUT_NODES][VECTORS];   /* temperature - REFERENCE_K, before and after a step */
+    VEC heat_w[FSW_ROLLOUT_NODES][VECTORS]; /* into the nodes in this step */
+    VEC self[FSW_ROLLOUT_NODES][VECTORS];   /* - dt sum(G) / C */
+    VEC k_per_w[FSW_ROLLOUT_NODES][VECTORS];/* dt / C */
+    VEC radiate[FSW_ROLLOUT_NODES][VECTORS];/* dt sigma A / C */
+    VEC limit[FSW_ROLLOUT_NODES][VECTORS];
+    VEC hottest[FSW_ROLLOUT_NODES][VECTORS];
+    VEC hottest_step[FSW_ROLLOUT_NODES][VECTORS];
+    VEC couple[2 * FSW_ROLLOUT_LINKS][VECTORS]; /* dt G / C */
+    VEC slot_w[FSW_ROLLOUT_COMPUTE][VECTORS];
+    VEC drawn_w[FSW_ROLLOUT_COMPUTE][VECTORS];  /* summed over the steps of a slot */
+    VEC battery_j[VECTORS], capacity_j[VECTORS], floor_j[VECTORS], cutoff_j[VECTORS];
+    VEC ocv_v[VECTORS], ocv_v_per_j[VECTORS], four_ohm[VECTORS];
+    VEC charge_w[VECTORS], taper_per_s[VECTORS], charge_eff[VECTORS];
+    VEC array_m2[VECTORS], array_m2_per_k[VECTORS], absorb_m2[VECTORS];
+    VEC bus_w[VECTORS], tx_heat[VECTORS], heat_scale[VECTORS];
+    VEC heater_w[VECTORS], heater_on[VECTORS], on_x[VECTORS], off_x[VECTORS];
+    VEC zero_x[VECTORS], per_k[VECTORS], zero_j[VECTORS], per_j[VECTORS], min_factor[VECTORS];
+    VEC lowest_j[VECTORS], lowest_step[VECTORS], unmet_steps[VECTORS], crossing[VECTORS];
+    double compute_j[FSW_ROLLOUT_COMPUTE][VECTORS * LANES];
+};
+
+/* One lane of a row of vectors. */
+#define AT(row, lane) (((REAL *)(row))[lane])
+
+TARGET static double NAME(param)(const struct rollout *r, int32_t row, int64_t lane)
+{
+    return r->inputs->param[row][lane * r->inputs->param_stride[row]];
+}
+
+/* Fill lane `at` of the block from lane `lane` of the inputs; products are taken in double, then rounded. */
+TARGET static void NAME(load_lane)(const struct rollout *r, struct NAME(block) *b, int64_t lane, int32_t at)
+{
+    const struct network *net = &r->network;
+    const int32_t n_nodes = r->topology->n_nodes;
+    const double dt_s = r->inputs->dt_s;
+#define P(row) NAME(param)(r, (row), lane)
+    for (int32_t i = 0; i < n_nodes; i++) {
+        double k_per_w = dt_s / P(FSW_ROLLOUT_CAPACITY_J_K + i);
+        double self = 0.0;
+        for (int32_t e = net->start[i]; e < net->start[i + 1]; e++) {
+            double couple = k_per_w * P(FSW_ROLLOUT_LINK_W_K + net->link[e]);
+            AT(b->couple[e], at) = (REAL)couple;
+            self -= couple;
+        }
+        AT(b->self[i], at) = (REAL)self;
+        AT(b->k_per_w[i], at) = (REAL)k_per_w;
+        AT(b->radiate[i], at) = (REAL)(k_per_w * SIGMA_W_M2_K4 * P(FSW_ROLLOUT_RADIATING_M2 + i));
+        AT(b->x[0][i], at) = (REAL)(P(FSW_ROLLOUT_TEMPERATURE_K + i) - REFERENCE_K);
+        AT(b->hottest[i], at) = AT(b->x[0][i], at);
+        AT(b->hottest_step[i], at) = (REAL)-1;
+        AT(b->limit[i], at) = (REAL)(P(FSW_ROLLOUT_LIMIT_K + i) - REFERENCE_K);
+    }
+
+    double capacity_j = P(FSW_ROLLOUT_BATTERY_CAPACITY_J);
+    double taper_start = P(FSW_ROLLOUT_TAPER_START_FRAC);
+    /* The limit falls as taper * (capacity - charge); no more than what fills the pack in one step. */
+    double taper_per_s = 1.0 / dt_s;
+    if (P(FSW_ROLLOUT_CHARGE_LIMIT_W) < taper_per_s * (1.0 - taper_start) * capacity_j)
+        taper_per_s = P(FSW_ROLLOUT_CHARGE_LIMIT_W) / ((1.0 - taper_start) * capacity_j);
+    AT(b->battery_j, at) = (REAL)P(FSW_ROLLOUT_BATTERY_J);
+    AT(b->capacity_j, at) = (REAL)capacity_j;
+    AT(b->floor_j, at) = (REAL)P(FSW_ROLLOUT_BATTERY_FLOOR_J);
+    AT(b->cutoff_j, at) = (REAL)P(FSW_ROLLOUT_BATTERY_CUTOFF_J);
+    AT(b->lowest_j, at) = AT(b->battery_j, at);
+    AT(b->lowest_step, at) = (REAL)-1;
+    AT(b->ocv_v, at) = (REAL)P(FSW_ROLLOUT_OCV_EMPTY_V);
+    AT(b->ocv_v_per_j, at) = (REAL)((P(FSW_ROLLOUT_OCV_FULL_V) - P(FSW_ROLLOUT_OCV_EMPTY_V)) / capacity_j);
+    AT(b->four_ohm, at) = (REAL)(4.0 * P(FSW_ROLLOUT_RESISTANCE_OHM));
+    AT(b->charge_w, at) = (REAL)P(FSW_ROLLOUT_CHARGE_LIMIT_W);
+    AT(b->taper_per_s, at) = (REAL)taper_per_s;
+    AT(b->charge_eff, at) = (REAL)P(FSW_ROLLOUT_CHARGE_EFF_FRAC);
+
+    double area_m2 = P(FSW_ROLLOUT_ARRAY_AREA_M2) * P(FSW_ROLLOUT_FLUX_SCALE_FRAC);
+    double coeff_per_k = P(FSW_ROLLOUT_ARRAY_COEFF_PER_K);
+    double electric_m2 = area_m2 * P(FSW_ROLLOUT_ARRAY_EFF_FRAC);
+    AT(b->array_m2, at) = (REAL)(electric_m2 * (1.0 + coeff_per_k * (REFERENCE_K - P(FSW_ROLLOUT_ARRAY_REF_K))));
+    AT(b->array_m2_per_k, at) = (REAL)(electric_m2 * coeff_per_k);
+    AT(b->absorb_m2, at) = (REAL)(area_m2 * P(FSW_ROLLOUT_ARRAY_ABSORPT_FRAC));
+
+    AT(b->bus_w, at) = (REAL)P(FSW_ROLLOUT_BUS_W);
+    AT(b->tx_heat, at) = (REAL)P(FSW_ROLLOUT_TX_HEAT_FRAC);
+    AT(b->heat_scale, at) = (REAL)P(FSW_ROLLOUT_HEAT_SCALE_FRAC);
+    AT(b->heater_w, at) = (REAL)P(FSW_ROLLOUT_HEATER_W);
+    AT(b->heater_on, at) = (REAL)P(FSW_ROLLOUT_HEATER_START_ON);
+    AT(b->on_x, at) = (REAL)(P(FSW_ROLLOUT_HEATER_ON_K) - REFERENCE_K);
+    AT(b->off_x, at) = (REAL)(P(FSW_ROLLOUT_HEATER_OFF_K) - REFERENCE_K);
+
+    double zero_frac = P(FSW_ROLLOUT_THROTTLE_ZERO_FRAC);
+    AT(b->zero_x, at) = (REAL)(P(FSW_ROLLOUT_THROTTLE_ZERO_K) - REFERENCE_K);
+    AT(b->per_k, at) = (REAL)(1.0 / (P(FSW_ROLLOUT_THROTTLE_ZERO_K) - P(FSW_ROLLOUT_THROTTLE_FULL_K)));
+    AT(b->zero_j, at) = (REAL)(zero_frac * capacity_j);
+    AT(b->per_j, at) = (REAL)(1.0 / ((P(FSW_ROLLOUT_THROTTLE_FULL_FRAC) - zero_frac) * capacity_j));
+    AT(b->min_factor, at) = (REAL)P(FSW_ROLLOUT_THROTTLE_MIN_FRAC);
+    AT(b->unmet_steps, at) = (REAL)0;
+    AT(b->crossing, at) = (REAL)-1;
+    for (int32_t c = 0; c < r->topology->n_compute; c++)
+        b->compute_j[c][at] = 0.0;
+#undef P
+}
+
+TARGET static void NAME(load_slot)(const struct rollout *r, struct NAME(block) *b, int32_t slot, int32_t first,
+                                   int32_t count)
+{
+    const struct fsw_rollout_inputs *in = r->inputs;
+    for (int32_t c = 0; c < r->topology->n_compute; c++) {
+        const double *row = in->compute_w + slot * in->compute_w_slot_stride + c * in->compute_w_node_stride;
+        for (int32_t at = 0; at < VECTORS * LANES; at++) {
+            int64_t lane = first + (at < count ? at : count - 1);
+            double power_w = row[lane * in->compute_w_lane_stride];
+            AT(b->slot_w[c], at) = (REAL)(power_w * NAME(param)(r, FSW_ROLLOUT_ACTIVITY_FRAC + c, lane));
+            AT(b->drawn_w[c], at) = (REAL)0;
+        }
+    }
+}
+
+/* Heater, bus and compute loads of one step: sums to load_w, heat into b->heat_w. */
+TARGET static inline __attribute__((always_inline)) void
+NAME(draw_loads)(const struct fsw_rollout_topology *t, struct NAME(block) *b, VEC (*x)[VECTORS], REAL tx_w,
+                 VEC *load_w)
+{
+    VEC by_charge[VECTORS];
+
+    for (int v = 0; v < VECTORS; v++) {
+        VEC watched = x[t->heater_node][v];
+        VEC on = V_SELECT(watched > b->off_x[v], SPLAT(0), b->heater_on[v]);
+        on = V_SELECT(watched < b->on_x[v], SPLAT(1), on);
+        VEC heater_w = on * b->heater_w[v];
+        b->heater_on[v] = on;
+        b->heat_w[t->heater_node][v] += heater_w;
+        b->heat_w[t->bus_node][v] += b->bus_w[v] + tx_w * b->tx_heat[v];
+        load_w[v] = b->bus_w[v] + tx_w + heater_w;
+    }
+    if (t->throttle)
+        for (int v = 0; v < VECTORS; v++) {
+            VEC factor = (b->battery_j[v] - b->zero_j[v]) * b->per_j[v];
+            by_charge[v] = V_MAX(V_MIN(factor, SPLAT(1)), SPLAT(0));
+        }
+    for (int32_t c = 0; c < t->n_compute; c++) {
+        int32_t node = t->compute_node[c];
+        for (int v = 0; v < VECTORS; v++) {
+            VEC power_w = b->slot_w[c][v];
+            if (t->throttle) {
+                VEC factor = (b->zero_x[v] - x[node][v]) * b->per_k[v];
+                factor = V_MAX(V_MIN(factor, SPLAT(1)), SPLAT(0)) * by_charge[v];
+                power_w *= V_MAX(factor, b->min_factor[v]);
+            }
+            b->drawn_w[c][v] += power_w;
+            b->heat_w[node][v] += power_w;
+            load_w[v] += power_w;
+        }
+    }
+}
+
+/* Array and battery of one step. Sets bits of crossed where the charge is below its floor. */
+TARGET static inline __attribute__((always_inline)) void
+NAME(step_battery)(const struct fsw_rollout_topology *t, struct NAME(block) *b, VEC (*x)[VECTORS],
+                   REAL flux_w_m2, REAL dt_s, REAL step, const VEC *load_w, MASK *crossed)
+{
+    for (int v = 0; v < VECTORS; v++) {
+        VEC battery_j = b->battery_j[v];
+        VEC available_w = flux_w_m2 * (b->array_m2[v] + b->array_m2_per_k[v] * x[t->array_node][v]);
+        available_w = V_MAX(available_w, SPLAT(0));
+        VEC surplus_w = available_w - load_w[v];
+        VEC accepted_w = V_MIN(b->charge_w[v], b->taper_per_s[v] * (b->capacity_j[v] - battery_j));
+        VEC pack_w = V_MIN(surplus_w, accepted_w);
+
+        /* pack_w = (ocv + r i) i solved for i without cancellation; stored = ocv i. */
+        VEC ocv_v = b->ocv_v[v] + b->ocv_v_per_j[v] * battery_j;
+        VEC root_v = V_SQRT(V_MAX(ocv_v * ocv_v + b->four_ohm[v] * pack_w, SPLAT(0)));
+        VEC stored_w = pack_w * ((ocv_v + ocv_v) / (ocv_v + root_v));
+        stored_w = V_SELECT(pack_w > SPLAT(0), stored_w * b->charge_eff[v], stored_w);
+
+        VEC end_j = battery_j + stored_w * dt_s;
+        VEC cutoff_j = V_MIN(battery_j, b->cutoff_j[v]);
+        b->unmet_steps[v] += V_SELECT(end_j < cutoff_j, SPLAT(1), SPLAT(0));
+        end_j = V_MIN(V_MAX(end_j, cutoff_j), b->capacity_j[v]);
+        MASK lower = end_j < b->lowest_j[v];
+        b->lowest_j[v] = V_SELECT(lower, end_j, b->lowest_j[v]);
+        b->lowest_step[v] = V_SELECT(lower, SPLAT(step), b->lowest_step[v]);
+        crossed[v] = end_j < b->floor_j[v];
+        b->battery_j[v] = end_j;
+        b->heat_w[t->battery_node][v] += pack_w - stored_w;
+        b->heat_w[t->array_node][v] += flux_w_m2 * b->absorb_m2[v] - (available_w - (surplus_w - pack_w));
+    }
+}
+
+/* Temperatures of one step from x to after. */
+TARGET static inline __attribute__((always_inline)) void
+NAME(step_heat)(const struct rollout *r, struct NAME(block) *b, VEC (*restrict x)[VECTORS],
+                VEC (*restrict after)[VECTORS], REAL step, MASK *crossed)
+{
+    const struct network *net = &r->network;
+    const int want_step = r->results->max_temperature_step != NULL;
+
+    for (int32_t i = 0; i < r->topology->n_nodes; i++) {
+        VEC change[VECTORS];
+        for (int v = 0; v < VECTORS; v++)
+            change[v] = b->heat_w[i][v] * b->k_per_w[i][v] + b->self[i][v] * x[i][v];
+        for (int32_t e = net->start[i]; e < net->start[i + 1]; e++)
+            for (int v = 0; v < VECTORS; v++)
+                change[v] += b->couple[e][v] * x[net->column[e]][v];
+        if (net->radiates[i])
+            for (int v = 0; v < VECTORS; v++) {
+                VEC square = (x[i][v] + (REAL)REFERENCE_K) * (x[i][v] + (REAL)REFERENCE_K);
+                change[v] -= b->radiate[i][v] * (square * square);
+            }
+        for (int v = 0; v < VECTORS; v++) {
+            VEC end = x[i][v] + change[v];
+            after[i][v] = end;
+            crossed[v] |= end > b->limit[i][v];
+            if (want_step)
+                b->hottest_step[i][v] = V_SELECT(end > b->hottest[i][v], SPLAT(step), b->hottest_step[i][v]);
+            b->hottest[i][v] = V_MAX(end, b->hottest[i][v]);
+        }
+    }
+}
+
+/* Add the slot's energy and, where wanted, its end state to the results. */
+TARGET static void NAME(close_slot)(const struct rollout *r, struct NAME(block) *b, VEC (*x)[VECTORS],
+                                    int32_t slot, int32_t first, int32_t count)
+{
+    const int32_t n_nodes = r->topology->n_nodes;
+    const int64_t pitch = r->results->lane_pitch;
+
+    for (int32_t c = 0; c < r->topology->n_compute; c++)
+        for (int32_t at = 0; at < count; at++)
+            b->compute_j[c][at] += (double)AT(b->drawn_w[c], at) * r->inputs->dt_s;
+    if (r->results->trace != NULL) {
+        double *row = r->results->trace + (int64_t)slot * (n_nodes + 1) * pitch + first;
+        for (int32_t i = 0; i < n_nodes; i++, row += pitch)
+            for (int32_t at = 0; at < count; at++)
+                row[at] = (double)AT(x[i], at) + REFERENCE_K;
+        for (int32_t at = 0; at < count; at++)
+            row[at] = (double)AT(b->battery_j, at);
+    }
+}
+
+/* Write the lanes' results; returns 0 when a lane left the range of the model (or is not a number). */
+TARGET static int NAME(store)(const struct rollout *r, struct NAME(block) *b, VEC (*x)[VECTORS], int32_t first,
+                              int32_t count)
+{
+    const struct fsw_rollout_results *out = r->results;
+    int ok = 1;
+
+    for (int32_t at = 0; at < count; at++) {
+        int64_t lane = first + at;
+        for (int32_t i = 0; i < r->topology->n_nodes; i++) {
+            double end_k = (double)AT(x[i], at) + REFERENCE_K;
+            double hottest_k = (double)AT(b->hottest[i], at) + REFERENCE_K;
+            out->end_temperature_k[i * out->lane_pitch + lane] = end_k;
+            out->max_temperature_k[i * out->lane_pitch + lane] = hottest_k;
+            if (out->max_temperature_step != NULL)
+                out->max_temperature_step[i * out->lane_pitch + lane] = (int32_t)AT(b->hottest_step[i], at);
+            ok &= end_k >= 1.0 && hottest_k <= 1000.0;
+        }
+        for (int32_t c = 0; c < r->topology->n_compute; c++)
+            out->compute_j[c * out->lane_pitch + lane] = b->compute_j[c][at];
+        out->end_battery_j[lane] = (double)AT(b->battery_j, at);
+        out->min_battery_j[lane] = (double)AT(b->lowest_j, at);
+        out->min_battery_step[lane] = (int32_t)AT(b->lowest_step, at);
+        out->unmet_s[lane] = (double)AT(b->unmet_steps, at) * r->inputs->dt_s;
+        out->first_crossing_step[lane] = (int32_t)AT(b->crossing, at);
+        ok &= out->end_battery_j[lane] >= 0.0;
+    }
+    return ok;
+}
+
+TARGET static int NAME(roll)(const struct rollout *r, int32_t first, int32_t count)
+{
+    const struct fsw_rollout_topology *t = r->topology;
+    const REAL *restrict environment = r->environment;
+    const REAL dt_s = (REAL)r->inputs->dt_s;
+    struct NAME(block) b;
+    int32_t step = 0;
+
+    for (int32_t at = 0; at < VECTORS * LANES; at++)
+        NAME(load_lane)(r, &b, first + (at < count ? at : count - 1), at);
+    for (int32_t slot = 0; slot < r->inputs->n_slots; slot++) {
+        NAME(load_slot)(r, &b, slot, first, count);
+        for (int32_t end = step + r->inputs->slot_steps[slot]; step < end; step++) {
+            VEC (*x)[VECTORS] = b.x[step & 1];
+            VEC load_w[VECTORS];
+            MASK crossed[VECTORS];
+            for (int32_t i = 0; i < t->n_nodes; i++)
+                for (int v = 0; v < VECTORS; v++)
+                    b.heat_w[i][v] = environment[2 + i] * b.heat_scale[v];
+            NAME(draw_loads)(t, &b, x, environment[1], load_w);
+            NAME(step_battery)(t, &b, x, environment[0], dt_s, (REAL)step, load_w, crossed);
+            NAME(step_heat)(r, &b, x, b.x[(step & 1) ^ 1], (REAL)step, crossed);
+            for (int v = 0; v < VECTORS; v++) {
+                VEC since = V_SELECT(crossed[v], SPLAT(step), SPLAT(-1));
+                b.crossing[v] = V_SELECT(b.crossing[v] < SPLAT(0), since, b.crossing[v]);
+            }
+            environment += 2 + t->n_nodes;
+        }
+        NAME(close_slot)(r, &b, b.x[step & 1], slot, first, count);
+    }
+    return NAME(store)(r, &b, b.x[step & 1], first, count);
+}
+
+#undef AT
