@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 
 from flightsw.errors import LinkError
+from flightsw.link.frames import TC_FRAME_OCTETS_MAX
 from flightsw.link.packets import crc16
 
 ASM = bytes.fromhex("1ACFFC1D")
@@ -18,7 +19,6 @@ ASM_OCTETS = 4
 
 CLTU_START = bytes.fromhex("EB90")
 CLTU_TAIL = bytes.fromhex("C5C5C5C5C5C5C579")
-TC_FRAME_OCTETS_MAX = 1024
 
 _ASM_VALUE = int.from_bytes(ASM, "big")
 _TC_FILL = b"\x55"

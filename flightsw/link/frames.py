@@ -34,7 +34,7 @@ _FHP_NONE = 0x7FF  # no packet starts in this frame
 _FHP_IDLE = 0x7FE  # only idle data in this frame
 
 _TC_HEADER = struct.Struct(">HHBB")
-TC_OVERHEAD_OCTETS = 8  # header 5, segment header 1, FECF 2
+TC_FRAME_OVERHEAD_OCTETS = 8  # header 5, segment header 1, FECF 2
 TC_FRAME_OCTETS_MAX = 1024
 _TC_BYPASS_DATA = 0x2000  # version 0, bypass flag set, control command flag clear: type BD
 _TC_FLAGS_MASK = 0xFC00
@@ -385,11 +385,11 @@ def build_tc_frame(packet: bytes, scid: int, vcid: int = 0, map_id: int = 0) -> 
 
     Raises LinkError where an identifier is out of range or the frame would exceed 1024 octets.
     """
-    octets = len(packet) + TC_OVERHEAD_OCTETS
-    if not TC_OVERHEAD_OCTETS < octets <= TC_FRAME_OCTETS_MAX:
+    octets = len(packet) + TC_FRAME_OVERHEAD_OCTETS
+    if not TC_FRAME_OVERHEAD_OCTETS < octets <= TC_FRAME_OCTETS_MAX:
         raise LinkError(
             f"TC frame: packet of {len(packet)} octets outside "
-            f"1..{TC_FRAME_OCTETS_MAX - TC_OVERHEAD_OCTETS} octets"
+            f"1..{TC_FRAME_OCTETS_MAX - TC_FRAME_OVERHEAD_OCTETS} octets"
         )
     if not 0 <= scid <= SCID_MAX:
         raise LinkError(f"TC frame: spacecraft id {scid} outside 0..{SCID_MAX}")
@@ -409,11 +409,11 @@ def parse_tc_frame(octets: bytes, scid: int, vcid: int = 0) -> TcFrame:
     Raises LinkError where the length, the error control, the spacecraft, the channel or the type is not
     what this spacecraft accepts.
     """
-    if len(octets) <= TC_OVERHEAD_OCTETS:
-        raise LinkError(f"TC frame of {len(octets)} octets is shorter than {TC_OVERHEAD_OCTETS + 1} octets")
+    if len(octets) <= TC_FRAME_OVERHEAD_OCTETS:
+        raise LinkError(f"TC frame of {len(octets)} octets is shorter than {TC_FRAME_OVERHEAD_OCTETS + 1} octets")
     flags, length, _, segment = _TC_HEADER.unpack_from(octets)
     stated = (length & 0x3FF) + 1
-    if not TC_OVERHEAD_OCTETS < stated <= len(octets) < stated + 7:
+    if not TC_FRAME_OVERHEAD_OCTETS < stated <= len(octets) < stated + 7:
         raise LinkError(f"TC frame states {stated} octets, its CLTU carries {len(octets)} octets")
     frame = octets[:stated]
     if crc16(frame):

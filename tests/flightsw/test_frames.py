@@ -1,0 +1,381 @@
+"""Transfer frames: packets across frame edges, priorities, losses, and what must be refused."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spacepackets.ccsds.tm_frame import TmTransferFrame
+from spacepackets.ecss.tm import PusTm
+
+from flightsw.errors import LinkError
+from flightsw.link.frames import (
+    TM_FRAME_OCTETS,
+    VC_FILES,
+    VC_HOUSEKEEPING,
+    VC_IDLE,
+    VC_REPORTS,
+    Clcw,
+    TcFrame,
+    TmDeframer,
+    TmFramer,
+    build_tc_frame,
+    parse_tc_frame,
+)
+from flightsw.link.packets import Telemetry, crc16, idle_packet, pack_tm
+
+SCID = 0x1A5
+QUEUES = {VC_REPORTS: 4096, VC_HOUSEKEEPING: 8192, VC_FILES: 65536}
+
+
+def _packet(number: int, data_octets: int) -> bytes:
+    data = random.Random(number).randbytes(data_octets)
+    return pack_tm(Telemetry(66, number & 0x3FFF, 3, 25, number & 0xFFFF, 0, 1.0 * number, data))
+
+
+def _reseal(frame: bytes, at: int, octet: int) -> bytes:
+    body = frame[:at] + bytes((octet,)) + frame[at + 1 : -2]
+    return body + crc16(body).to_bytes(2, "big")
+
+
+def _receive(deframer: TmDeframer, frames: list[bytes]) -> list[tuple[int, bytes]]:
+    return [received for frame in frames for received in deframer.push(frame)]
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(QUEUES)), st.integers(0, 700)), max_size=12),
+    st.sampled_from([40, 223, 1115]),
+    st.booleans(),
+    st.integers(1, 4),
+)
+def test_packets_of_any_length_cross_frames_of_any_length(
+    lengths: list[tuple[int, int]], frame_octets: int, ocf: bool, burst: int
+) -> None:
+    framer = TmFramer(SCID, dict.fromkeys(QUEUES, 65536), frame_octets, ocf)
+    deframer = TmDeframer(SCID, frame_octets)
+    sent: dict[int, list[bytes]] = {vcid: [] for vcid in QUEUES}
+    received: dict[int, list[bytes]] = {vcid: [] for vcid in QUEUES}
+    for number, (vcid, data_octets) in enumerate(lengths):
+        packet = _packet(number, data_octets)
+        assert framer.submit(vcid, packet)
+        sent[vcid].append(packet)
+        for out_vcid, out in _receive(deframer, framer.frames(burst * frame_octets)):
+            received[out_vcid].append(out)
+    for out_vcid, out in _receive(deframer, framer.frames(10_000_000)):
+        received[out_vcid].append(out)
+    assert received == sent
+    assert framer.next_frame() is None
+    assert (deframer.bad_frames, deframer.lost_frames, deframer.broken_packets) == (0, 0, 0)
+
+
+def test_counters_wrap_without_a_loss() -> None:
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
+    for number in range(600):
+        framer.submit(VC_HOUSEKEEPING, _packet(number, 120))
+        assert _receive(deframer, framer.frames(10_000)) == [(VC_HOUSEKEEPING, _packet(number, 120))]
+    assert deframer.lost_frames == 0
+    assert deframer.lost_frames_by_vc == {VC_HOUSEKEEPING: 0}
+
+
+def test_spacepackets_reads_frame_clcw_and_packet() -> None:
+    framer = TmFramer(SCID, QUEUES)
+    clcw = Clcw(vcid=3, no_bit_lock=True, farm_b_count=2, report_value=77)
+    framer.set_clcw(clcw)
+    for number in range(5):
+        framer.submit(VC_HOUSEKEEPING, _packet(number, 150))
+    stream = b""
+    for count in range(5):
+        frame = framer.next_frame()
+        assert frame is not None
+        theirs = TmTransferFrame.unpack(frame, TM_FRAME_OCTETS, has_error_control_field=True)
+        header = theirs.primary_header
+        assert header.master_channel_id.spacecraft_id == SCID
+        assert (header.vc_id, header.master_ch_frame_count, header.vc_frame_count) == (1, count, count)
+        assert theirs.op_ctrl_field is not None
+        assert Clcw.unpack(int.from_bytes(theirs.op_ctrl_field, "big")) == clcw
+        pointer = header.frame_datafield_status.first_header_pointer
+        assert theirs.data_field[pointer : pointer + 2] in (b"\x08\x42", b"\x07\xff")
+        stream += theirs.data_field
+    for number in range(5):
+        octets = len(_packet(number, 150))
+        packet, stream = stream[:octets], stream[octets:]
+        assert PusTm.unpack(packet, timestamp_len=6).source_data == _packet(number, 150)[19:-2]
+
+
+def test_the_urgent_channel_goes_first_even_into_a_packet_of_another() -> None:
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
+    files = _packet(1, 1000)
+    framer.submit(VC_FILES, files)
+    first = framer.next_frame()
+    assert first is not None
+    event = _packet(2, 30)
+    framer.submit(VC_REPORTS, event)
+    received = _receive(deframer, [first, *framer.frames(10_000)])
+    assert received == [(VC_REPORTS, event), (VC_FILES, files)]
+
+
+def test_the_budget_is_never_exceeded() -> None:
+    framer = TmFramer(SCID, QUEUES)
+    framer.submit(VC_FILES, _packet(1, 2000))
+    assert framer.frames(TM_FRAME_OCTETS - 1) == []
+    assert len(framer.frames(3 * TM_FRAME_OCTETS + 5)) == 3
+    assert len(framer.frames(100 * TM_FRAME_OCTETS)) == 7  # 2021 octets are ten frames of 211
+
+
+def test_a_full_queue_drops_the_oldest_and_counts() -> None:
+    framer, deframer = TmFramer(SCID, {VC_HOUSEKEEPING: 1000}), TmDeframer(SCID)
+    packets = [_packet(number, 279) for number in range(10)]  # 300 octets each
+    assert all(framer.submit(VC_HOUSEKEEPING, packet) for packet in packets)
+    assert framer.dropped_packets(VC_HOUSEKEEPING) == 7
+    assert framer.queued_octets(VC_HOUSEKEEPING) == 900
+    assert [packet for _, packet in _receive(deframer, framer.frames(10_000))] == packets[-3:]
+    assert framer.queued_octets(VC_HOUSEKEEPING) == 0
+    assert not framer.submit(VC_HOUSEKEEPING, _packet(11, 980))
+    assert framer.dropped_packets(VC_HOUSEKEEPING) == 8
+
+
+def test_a_begun_packet_is_finished_even_when_its_queue_overflows() -> None:
+    framer, deframer = TmFramer(SCID, {VC_HOUSEKEEPING: 1000}), TmDeframer(SCID)
+    begun = _packet(0, 500)
+    framer.submit(VC_HOUSEKEEPING, begun)
+    first = framer.frames(TM_FRAME_OCTETS)
+    later = [_packet(number, 479) for number in range(1, 6)]
+    for packet in later:
+        framer.submit(VC_HOUSEKEEPING, packet)
+    received = _receive(deframer, first + framer.frames(10_000))
+    assert [packet for _, packet in received] == [begun, *later[-2:]]
+    assert deframer.broken_packets == 0
+
+
+def test_a_lone_packet_is_sent_at_once_and_its_fill_makes_no_further_frame() -> None:
+    framer = TmFramer(SCID, QUEUES)
+    # Three octets are left, and an idle packet needs seven.
+    framer.submit(VC_REPORTS, _packet(1, framer.data_octets - 21 - 3))
+    assert len(framer.frames(10_000)) == 1
+    assert framer.next_frame() is None
+    framer.submit(VC_REPORTS, _packet(2, 10))
+    frame = framer.next_frame()
+    assert frame is not None
+    assert frame[4:6] == (0x1800 | 4).to_bytes(2, "big")  # the idle packet's last 4 octets come first
+
+
+def test_idle_frames_carry_the_clcw_alone() -> None:
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
+    framer.set_clcw(Clcw(farm_b_count=3))
+    frame = framer.idle_frame()
+    assert len(frame) == TM_FRAME_OCTETS
+    assert deframer.push(frame) == []
+    assert (deframer.idle_frames, deframer.frames) == (1, 1)
+    assert deframer.ocf is not None
+    assert Clcw.unpack(deframer.ocf).farm_b_count == 3
+    assert TmTransferFrame.unpack(frame, TM_FRAME_OCTETS, True).primary_header.vc_id == VC_IDLE
+
+
+def test_a_lost_frame_costs_only_the_packets_it_carried() -> None:
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
+    packets = [_packet(number, 100) for number in range(20)]  # 121 octets, 211 a frame
+    for packet in packets:
+        framer.submit(VC_HOUSEKEEPING, packet)
+    frames = framer.frames(100_000)
+    del frames[4]  # octets 844..1054: the end of packet 6, packet 7, the start of packet 8
+    received = [packet for _, packet in _receive(deframer, frames)]
+    assert received == packets[:6] + packets[9:]
+    assert deframer.lost_frames == 1
+    assert deframer.lost_frames_by_vc == {VC_HOUSEKEEPING: 1}
+    assert deframer.broken_packets == 1
+
+
+def test_joining_in_the_middle_starts_at_the_next_packet() -> None:
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
+    packets = [_packet(number, 500) for number in range(4)]
+    for packet in packets:
+        framer.submit(VC_FILES, packet)
+    received = [packet for _, packet in _receive(deframer, framer.frames(100_000)[1:])]
+    assert received == packets[1:]
+    assert (deframer.lost_frames, deframer.broken_packets) == (0, 0)
+
+
+def test_frames_of_others_and_damaged_frames_are_counted() -> None:
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID + 1)
+    framer.submit(VC_REPORTS, _packet(1, 100))
+    frame = framer.next_frame()
+    assert frame is not None
+    assert deframer.push(frame) == []
+    assert deframer.foreign_frames == 1
+    assert deframer.push(frame[:-1]) == []
+    assert deframer.push(_reseal(frame, 0, frame[0] | 0x40)) == []  # version 1
+    assert deframer.push(_reseal(frame, 4, frame[4] | 0x80)) == []  # a secondary header
+    assert deframer.bad_frames == 3
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_resealed_damage_never_raises_and_recovers(data: st.DataObject) -> None:
+    """Even a peer that seals nonsense with a good check sequence cannot upset the receiver for long."""
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
+    for number in range(6):
+        framer.submit(VC_HOUSEKEEPING, _packet(number, 130))
+    frames = framer.frames(100_000)
+    for _ in range(data.draw(st.integers(1, 5))):
+        which = data.draw(st.integers(0, len(frames) - 1))
+        at = data.draw(st.one_of(st.integers(0, 12), st.integers(0, TM_FRAME_OCTETS - 3)))
+        frames[which] = _reseal(frames[which], at, data.draw(st.integers(0, 255)))
+    _receive(deframer, frames)
+    good = [_packet(number, 130) for number in range(100, 106)]
+    for packet in good:
+        framer.submit(VC_HOUSEKEEPING, packet)
+    received = [packet for _, packet in _receive(deframer, framer.frames(100_000))]
+    assert received[-5:] == good[-5:]
+
+
+@given(st.lists(st.binary(max_size=300), max_size=10))
+def test_garbage_is_counted_and_never_raised(frames: list[bytes]) -> None:
+    deframer = TmDeframer(SCID)
+    assert _receive(deframer, frames) == []
+    assert deframer.bad_frames == len(frames)
+
+
+@given(st.data())
+def test_damaged_frames_give_only_packets_that_were_sent(data: st.DataObject) -> None:
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
+    sent = [_packet(number, 130) for number in range(8)]
+    for packet in sent:
+        framer.submit(VC_HOUSEKEEPING, packet)
+    damaged = []
+    for frame in framer.frames(100_000):
+        octets = bytearray(frame)
+        for bit in data.draw(st.lists(st.integers(0, 8 * len(frame) - 1), max_size=3)):
+            octets[bit >> 3] ^= 0x80 >> (bit & 7)
+        damaged.append(bytes(octets))
+    received = [packet for _, packet in _receive(deframer, damaged)]
+    assert set(received) <= set(sent)
+
+
+def test_a_packet_that_is_no_space_packet_is_dropped_and_the_channel_goes_on() -> None:
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
+    framer.submit(VC_REPORTS, b"\xff" * 40)
+    framer.submit(VC_REPORTS, _packet(1, 300))
+    framer.submit(VC_REPORTS, _packet(2, 50))
+    assert _receive(deframer, framer.frames(100_000)) == [(VC_REPORTS, _packet(2, 50))]
+    assert deframer.broken_packets == 1
+
+
+def test_an_idle_packet_that_spans_frames_is_left_out() -> None:
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
+    for packet in (_packet(1, 10), idle_packet(400), _packet(2, 10)):
+        framer.submit(VC_REPORTS, packet)
+    received = _receive(deframer, framer.frames(100_000))
+    assert received == [(VC_REPORTS, _packet(1, 10)), (VC_REPORTS, _packet(2, 10))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((1024, QUEUES), r"spacecraft id 1024 outside 0\.\.1023"),
+        ((SCID, {7: 100}), r"virtual channel 7 outside 0\.\.6"),
+        ((SCID, {0: 0}), "virtual channel 0 holds 0 octets"),
+        ((SCID, QUEUES, 18), r"frame of 18 octets outside 19\.\.2048"),
+        ((SCID, QUEUES, 2049), "frame of 2049 octets outside"),
+    ],
+)
+def test_a_framer_that_could_not_work_is_refused(arguments: tuple[object, ...], complaint: str) -> None:
+    with pytest.raises(LinkError, match=complaint):
+        TmFramer(*arguments)
+
+
+def test_a_packet_for_an_unknown_channel_is_refused() -> None:
+    with pytest.raises(LinkError, match=r"no virtual channel 5, has \[0, 1, 2\]"):
+        TmFramer(SCID, QUEUES).submit(5, _packet(1, 1))
+
+
+@given(
+    st.builds(
+        Clcw,
+        st.integers(0, 63),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+        st.integers(0, 3),
+        st.integers(0, 255),
+    )
+)
+def test_clcw_returns(clcw: Clcw) -> None:
+    assert Clcw.unpack(clcw.pack()) == clcw
+
+
+def test_an_ocf_of_another_type_is_no_clcw() -> None:
+    with pytest.raises(LinkError, match="0x81000000 is not a version-1 CLCW"):
+        Clcw.unpack(0x81000000)
+
+
+def test_tc_frame_is_laid_out_as_the_standard_says() -> None:
+    frame = build_tc_frame(b"\x01\x02\x03", scid=0x2F6, vcid=5, map_id=9)
+    # version 0, bypass 1, control 0, spacecraft; channel, length less one; sequence 0; unsegmented, MAP
+    assert frame[:-2].hex() == "22f6" + "140a" + "00" + "c9" + "010203"
+    assert crc16(frame) == 0
+
+
+@given(st.binary(min_size=1, max_size=1016), st.integers(0, 1023), st.integers(0, 63), st.integers(0, 63))
+def test_tc_frames_return_with_and_without_fill(packet: bytes, scid: int, vcid: int, map_id: int) -> None:
+    frame = build_tc_frame(packet, scid, vcid, map_id)
+    for fill in (b"", b"\x55" * 6):
+        assert parse_tc_frame(frame + fill, scid, vcid) == TcFrame(scid, vcid, map_id, packet)
+
+
+TC = build_tc_frame(b"0123456789", SCID)
+
+
+@pytest.mark.parametrize(
+    ("octets", "complaint"),
+    [
+        (TC[:8], "TC frame of 8 octets is shorter than 9 octets"),
+        (TC[:-1], "states 18 octets, its CLTU carries 17 octets"),
+        (TC + b"\x55" * 7, "states 18 octets, its CLTU carries 25 octets"),
+        (TC[:8] + b"?" + TC[9:], "carries error control 0x"),
+        (_reseal(TC, 0, TC[0] & 0xDF), "version and flags 0x00, expected 0x08"),
+        (_reseal(TC, 0, TC[0] | 0x10), "version and flags 0x0c, expected 0x08"),
+        (build_tc_frame(b"x", SCID + 1), f"for spacecraft {SCID + 1}, this is spacecraft {SCID}"),
+        (build_tc_frame(b"x", SCID, vcid=3), "on virtual channel 3, expected 0"),
+        (_reseal(TC, 5, 0x40), "segment flags 1, expected 3"),
+    ],
+)
+def test_a_tc_frame_that_is_not_ours_is_refused_and_named(octets: bytes, complaint: str) -> None:
+    with pytest.raises(LinkError, match=complaint):
+        parse_tc_frame(octets, SCID)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((b"", SCID), r"packet of 0 octets outside 1\.\.1016 octets"),
+        ((bytes(1017), SCID), "packet of 1017 octets outside"),
+        ((b"x", -1), "spacecraft id -1 outside"),
+        ((b"x", SCID, 64), "virtual channel 64 outside"),
+        ((b"x", SCID, 0, 64), "MAP id 64 outside"),
+    ],
+)
+def test_a_tc_frame_that_cannot_be_is_refused(arguments: tuple[object, ...], complaint: str) -> None:
+    with pytest.raises(LinkError, match=complaint):
+        build_tc_frame(*arguments)
+
+
+@given(st.binary(max_size=60))
+def test_random_octets_are_no_tc_frame(octets: bytes) -> None:
+    with pytest.raises(LinkError):
+        parse_tc_frame(octets, SCID)
+
+
+def test_no_one_or_two_wrong_bits_make_a_tc_frame() -> None:
+    positions = range(8 * len(TC))
+    for pair in itertools.chain(itertools.combinations(positions, 1), itertools.combinations(positions, 2)):
+        damaged = bytearray(TC)
+        for bit in pair:
+            damaged[bit >> 3] ^= 0x80 >> (bit & 7)
+        with pytest.raises(LinkError):
+            parse_tc_frame(bytes(damaged), SCID)
