@@ -80,7 +80,7 @@ def _series(powers: tuple[tuple[tuple[float, float, float], ...], ...], millenni
 
 
 def sun_position_m(unix_s: Array, frame: Frame) -> Array:
-    """Return geocentric geometric Sun positions (n, 3); within 8 arcsec and 2e-5 in distance, 1980 to 2050.
+    """Return geocentric geometric Sun positions (n, 3); within 6 arcsec and 3e-5 in distance, 1980 to 2050.
 
     The Sun's ecliptic latitude (1 arcsec) is left out. To J2000 by the precession angles of Lieske 1979
     (Meeus, Astronomical Algorithms, 21.2).
@@ -304,7 +304,7 @@ def build_environment(
     earth: Earth | None = None,
     step_s: float = 1.0,
 ) -> TruthEnvironment:
-    """Compute all rows from 0 to `duration_s`; a day at 1 s takes about a second. `seed` moves the clouds."""
+    """Compute all rows from 0 to `duration_s`; a day at 1 s takes under half a second. `seed` moves the clouds."""
     earth = earth or Earth()
     t_s = np.arange(math.floor(duration_s / step_s) + 1, dtype=np.float64) * step_s
     unix_s = start.unix_s + t_s

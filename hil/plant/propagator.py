@@ -2,7 +2,8 @@
 
 Used by `hil.plant.environment` only. The flight software predicts with SGP4; the truth integrates the
 equation of motion from a start state, so the two differ as a real orbit and its elements do. Air drag,
-Moon and Sun, and the zonal terms above J2 are left out: about a kilometre a day against SGP4.
+Moon and Sun, and the zonal terms above J2 are left out: after
+a day the place along the track is 3 to 4 km, or 0.5 s, from SGP4's.
 """
 
 from __future__ import annotations

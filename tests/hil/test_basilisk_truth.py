@@ -103,7 +103,7 @@ def test_sun(case: Case) -> None:
     expected_m = np.array(case.summary["sun0_m"])
     sun_m = sun_position_m(np.array([case.start.unix_s]), Frame.J2000)[0]
     chord = sun_m / np.linalg.norm(sun_m) - expected_m / np.linalg.norm(expected_m)
-    assert math.degrees(float(np.linalg.norm(chord))) * 3600.0 < 8.0
+    assert math.degrees(float(np.linalg.norm(chord))) * 3600.0 < 6.0
     assert np.linalg.norm(sun_m) == pytest.approx(float(np.linalg.norm(expected_m)), rel=3e-5)
 
 
@@ -152,12 +152,11 @@ def test_battery_and_thermal_node(case: Case) -> None:
     absorbing_m2 = PARAMS["rad_absorptivity"] * PARAMS["rad_area"]
     charge_wh, radiator_c = [PARAMS["batt_init_Wh"]], [PARAMS["rad_T0_C"]]
     for k in range(1, len(sun_flux_w_m2)):
-        # Right rectangle for the battery; the radiator's explicit step starts from the row before.
-        before = k - 1
-        radiator_w = PARAMS["rad_base_W"] + PARAMS["rad_compute_W"] * float(computing[before])
+        # Right rectangle: the values at the end of a step are held over it.
+        radiator_w = PARAMS["rad_base_W"] + PARAMS["rad_compute_W"] * float(computing[k])
         plant.advance(
             sun_flux_w_m2[k],
-            (radiator_w + absorbing_m2 * up_flux_w_m2[before], 0.0),
+            (radiator_w + absorbing_m2 * up_flux_w_m2[k], 0.0),
             (PARAMS["compute_load_W"] * float(computing[k]),),
             False,
             1.0,
