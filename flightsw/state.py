@@ -7,6 +7,7 @@ than frozen dataclasses, and just as frozen).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -204,6 +205,11 @@ class Plan(NamedTuple):
     hottest_margin_k: float
     binding_limit: str
     is_fallback: bool
+
+    def budget_at(self, now_s: float) -> float:
+        """Compute power in W that the plan affords at `now_s`; its last slot's beyond its end."""
+        i = min(bisect_right(self.slot_end_s, now_s), len(self.budget_w) - 1)
+        return self.budget_w[i]
 
 
 class Event(NamedTuple):

@@ -1,5 +1,6 @@
 """What the supervisor needs of a board. Everything that differs between a test, a bench and the real
-satellite stands behind these two doors and the serial port."""
+satellite stands behind these two doors and the serial port.
+"""
 
 from __future__ import annotations
 

@@ -175,18 +175,22 @@ class CommandReceiver:
         received = []
         for content in self._decoder.push(octets):
             try:
-                packet = parse_tc_frame(content, self._scid).data
-                tc = unpack_tc(packet)
-                if tc.apid != self._apid:
-                    raise LinkError(f"telecommand for application {tc.apid}, this is {self._apid}")
+                received.append(self._open(content))
             except LinkError as error:
                 self.frames_rejected += 1
                 self.last_rejection = str(error)
-                continue
-            self.frames_accepted += 1
-            (request_id,) = _REQUEST.unpack_from(packet)
-            received.append(Received(request_id, tc.service, tc.subservice, tc.data))
+            else:
+                self.frames_accepted += 1
         return received
+
+    def _open(self, content: bytes) -> Received:
+        """Unwrap frame and packet; LinkError names the check that failed."""
+        packet = parse_tc_frame(content, self._scid).data
+        tc = unpack_tc(packet)
+        if tc.apid != self._apid:
+            raise LinkError(f"telecommand for application {tc.apid}, this is {self._apid}")
+        (request_id,) = _REQUEST.unpack_from(packet)
+        return Received(request_id, tc.service, tc.subservice, tc.data)
 
 
 def severity_of(subservice: int) -> Severity:

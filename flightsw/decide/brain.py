@@ -1,0 +1,382 @@
+"""Decide: one tick's inputs and estimate -> one decision. Deterministic: same inputs, same decisions.
+
+Order within a tick: what is wrong (monitors), what the ground asks (telecommands), what the nodes report
+(progress), which mode follows, a plan when one is due, answers to waiting jobs, who runs where, and last
+the governor. The brain remembers jobs, mode, parameters and the plan; it does no I/O and reads no clock,
+so a recorded run replays through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flightsw.decide import admission, dispatch, governor, planner
+from flightsw.dictionary import commands
+from flightsw.dictionary.parameters import PARAMETERS
+from flightsw.dictionary.sensors import fitted_names
+from flightsw.fdir.monitors import Monitors
+from flightsw.mission import Mission
+from flightsw.physics.forecast import Forecaster
+from flightsw.state import (
+    LEGAL_TRANSITIONS,
+    CancelJob,
+    Decision,
+    Effect,
+    Estimate,
+    Event,
+    Inputs,
+    JobSpec,
+    JobState,
+    JobTransition,
+    JobView,
+    Mode,
+    NodeCommand,
+    Plan,
+    Promise,
+    Readings,
+    Received,
+    SetMode,
+    SetParameter,
+    SubmitJob,
+    Verification,
+)
+
+_ACCEPTED, _NOT_ACCEPTED, _COMPLETED = 1, 2, 7
+_ANSWERED = (JobState.PROMISED, JobState.RUNNING, JobState.PAUSED)
+_CREDIT_S = 60.0
+"""Unspent budget is kept for this long: jobs are whole and modes are steps, the budget is neither."""
+
+
+class Tally:
+    """Counts since first boot that housekeeping reports."""
+
+    def __init__(self) -> None:
+        self.finished = 0
+        self.refused = 0
+        self.promised = 0
+        self.broken = 0
+        self.value_finished = 0.0
+        self.commands_accepted = 0
+        self.commands_rejected = 0
+        self.sheds = 0
+
+
+class _Turn:
+    """What one tick has decided so far."""
+
+    __slots__ = ("effects", "events", "reconsider", "transitions", "verifications")
+
+    def __init__(self) -> None:
+        self.transitions: list[JobTransition] = []
+        self.verifications: list[Verification] = []
+        self.effects: list[Effect] = []
+        self.events: list[Event] = []
+        self.reconsider = False
+
+
+class Brain:
+    """The satellite's decisions. `jobs` are those that the ledger knows, finished ones too."""
+
+    def __init__(self, mission: Mission, forecaster: Forecaster, jobs: Iterable[JobView] = ()) -> None:
+        self._mission = mission
+        self._forecaster = forecaster
+        self._monitors = Monitors(fitted_names(mission.compute.nodes))
+        self._curve = planner.RateCurve(mission)
+        self._steps = dispatch.hull_steps(mission.compute.modes)
+        self._off = NodeCommand(0, mission.compute.modes[0].cap_w, 0)
+        self.parameters: dict[str, float] = {row.name: mission.parameters[row.name] for row in PARAMETERS}
+        self.mode = Mode.BOOT
+        self.tally = Tally()
+        self._open: dict[int, JobView] = {}
+        self._known: set[int] = set()
+        for job in jobs:
+            self._known.add(job.spec.job_id)
+            if not job.state.is_final:
+                self._open[job.spec.job_id] = job
+        self._reserved_j: dict[int, float] = {}
+        self._plan: Plan | None = None
+        self._nodes: tuple[NodeCommand, ...] = (self._off,) * mission.compute.nodes
+        self._activity: list[float] = [1.0] * mission.compute.nodes
+        self._checked_s = -1e9
+        self._dispatched_s = -1e9
+        self._credit_j = 0.0
+        self._last_s: float | None = None
+        self._heard_s: float | None = None
+        self._blind = False
+        self._guardian_answers = True
+        self._shed = ""
+
+    @property
+    def open_jobs(self) -> tuple[JobView, ...]:
+        """Jobs that are not in a final state, in order of arrival."""
+        return tuple(self._open.values())
+
+    @property
+    def energy_reserved_j(self) -> float:
+        """Energy reserved for open promises."""
+        return sum(self._reserved_j.values())
+
+    def decide(self, estimate: Estimate, inputs: Inputs) -> Decision:
+        """Return this tick's decision."""
+        now_s = inputs.now_s
+        turn = _Turn()
+        if self._heard_s is None:
+            self._heard_s = now_s
+        shed = self._look(inputs.readings, estimate, inputs.guardian_answers, turn)
+        for received in inputs.received:
+            self._obey(received, now_s, turn)
+        for spec in inputs.submitted:
+            self._queue(spec, turn)
+        self._follow(inputs, turn)
+        self._keep_mode(now_s, estimate, inputs.guardian_answers, turn)
+        if self._plan is None or now_s - self._plan.made_s >= self.parameters["plan_period_s"]:
+            self._make_plan(estimate, turn)
+            self._withdraw_hopeless(now_s, turn)
+        if self._plan is None:  # cannot be: _make_plan always sets one; states it for the type checker
+            raise RuntimeError("no plan")
+        dispatch_due = turn.reconsider or now_s - self._dispatched_s >= self.parameters["dispatch_period_s"]
+        if dispatch_due:
+            self._answer(now_s, estimate, self._plan, turn)
+        shed = self._act_on(now_s, estimate, self._plan, shed, turn, dispatch_due=dispatch_due)
+        if shed and not self._shed:
+            self.tally.sheds += 1
+            turn.events.append(Event("shed", (shed,)))
+        self._shed = shed
+        self._last_s = now_s
+        return Decision(now_s, self.mode, self._nodes, self._plan, tuple(turn.transitions),
+                        tuple(turn.verifications), tuple(turn.effects), tuple(turn.events), shed)
+
+    # --- what is wrong ---------------------------------------------------------------------------
+
+    def _look(self, readings: Readings, estimate: Estimate, guardian_answers: bool, turn: _Turn) -> str:
+        """Run the monitors; return why everything must be shed, empty when nothing must."""
+        verdict = self._monitors.check(readings, self.parameters)
+        turn.events.extend(verdict.events)
+        blind = bool(estimate.blind)
+        if blind != self._blind:
+            self._blind = blind
+            turn.events.append(Event("blind", (", ".join(estimate.blind),)) if blind else Event("sighted", ()))
+        if guardian_answers != self._guardian_answers:
+            self._guardian_answers = guardian_answers
+            turn.events.append(Event("guardian_back", ()) if guardian_answers
+                               else Event("guardian_lost", ("no answer to the last lease",)))
+        if blind:
+            return f"state unknown without {', '.join(estimate.blind)}"
+        if not guardian_answers:
+            return "guardian does not answer"
+        return verdict.shed
+
+    # --- what the ground asks --------------------------------------------------------------------
+
+    def _obey(self, received: Received, now_s: float, turn: _Turn) -> None:
+        """Accept or reject one telecommand and take its effects."""
+        self._heard_s = now_s
+        row = commands.find(received.service, received.subservice, received.data)
+        if row is None:
+            result: tuple[Effect, ...] | commands.Rejection = commands.Rejection(
+                commands.FailureCode.UNKNOWN_COMMAND,
+                f"no telecommand with service {received.service}, subservice {received.subservice}")
+        else:
+            context = commands.Context(now_s, self.mode, frozenset(self._open), self._known.__contains__)
+            result = commands.execute(row, received.data, context)
+        if isinstance(result, commands.Rejection):
+            self.tally.commands_rejected += 1
+            turn.verifications.append(Verification(received.request_id, _NOT_ACCEPTED, result.code, result.text))
+            return
+        self.tally.commands_accepted += 1
+        turn.verifications.append(Verification(received.request_id, _ACCEPTED, 0, ""))
+        for effect in result:
+            self._take(effect, now_s, turn)
+        turn.verifications.append(Verification(received.request_id, _COMPLETED, 0, ""))
+
+    def _take(self, effect: Effect, now_s: float, turn: _Turn) -> None:
+        """Carry out what is the brain's own; hand the rest to the link."""
+        if isinstance(effect, SetMode):
+            self._change_mode(effect.mode, effect.reason, turn)
+        elif isinstance(effect, SetParameter):
+            self.parameters[effect.name] = effect.value
+            self._plan = None
+            turn.events.append(Event("parameter_set", (effect.name, effect.value)))
+        elif isinstance(effect, SubmitJob):
+            self._queue(effect.spec, turn)
+        elif isinstance(effect, CancelJob):
+            self._end(effect.job_id, JobState.CANCELLED, "telecommand", turn)
+            turn.events.append(Event("job_cancelled", (effect.job_id,)))
+        else:
+            turn.effects.append(effect)
+
+    def _change_mode(self, wanted: Mode, reason: str, turn: _Turn) -> None:
+        if wanted is self.mode:
+            return
+        if wanted not in LEGAL_TRANSITIONS[self.mode]:
+            turn.events.append(Event("mode_refused", (self.mode.name, wanted.name, reason)))
+            return
+        turn.events.append(Event("mode_changed", (self.mode.name, wanted.name, reason)))
+        self.mode = wanted
+        turn.reconsider = True
+
+    # --- jobs --------------------------------------------------------------------------------------
+
+    def _queue(self, spec: JobSpec, turn: _Turn) -> None:
+        """Take a job in; the answer comes with this tick's dispatch or, where its owner allows, later."""
+        if spec.job_id in self._known:
+            return
+        self._known.add(spec.job_id)
+        self._open[spec.job_id] = JobView(spec, JobState.QUEUED, 0.0, -1)
+        turn.transitions.append(JobTransition(spec.job_id, JobState.QUEUED, "", 0.0, spec))
+        turn.events.append(Event("job_queued", (spec.job_id, spec.work_units, spec.value,
+                                                spec.deadline_s)))
+        turn.reconsider = True
+
+    def _follow(self, inputs: Inputs, turn: _Turn) -> None:
+        """Take in progress, ends and deadlines."""
+        for progress in inputs.progress:
+            job = self._open.get(progress.job_id)
+            if job is None:
+                continue
+            if not progress.ended:
+                self._open[progress.job_id] = job._replace(done_units=progress.done_units)
+            elif progress.succeeded:
+                self._open[progress.job_id] = job._replace(done_units=progress.done_units)
+                self._end(progress.job_id, JobState.FINISHED, progress.detail, turn)
+                self.tally.finished += 1
+                self.tally.value_finished += job.spec.value
+                turn.events.append(Event("job_finished", (progress.job_id, progress.done_units)))
+            else:
+                self._end(progress.job_id, JobState.FAILED, progress.detail, turn)
+                turn.events.append(Event("job_failed", (progress.job_id, progress.detail)))
+        late = [job for job in self._open.values() if inputs.now_s > job.spec.deadline_s]
+        for job in late:
+            if job.state is not JobState.QUEUED:
+                self.tally.broken += 1
+            self._end(job.spec.job_id, JobState.EXPIRED, "deadline", turn)
+            turn.events.append(Event("job_expired", (job.spec.job_id,)))
+
+    def _end(self, job_id: int, state: JobState, detail: str, turn: _Turn) -> None:
+        """A job leaves for good."""
+        job = self._open.pop(job_id)
+        self._reserved_j.pop(job_id, None)
+        turn.transitions.append(JobTransition(job_id, state, detail, job.done_units, None))
+        turn.reconsider = True
+
+    def _promised(self) -> list[JobView]:
+        return [job for job in self._open.values() if job.state in _ANSWERED]
+
+    def _withdraw_hopeless(self, now_s: float, turn: _Turn) -> None:
+        """Withdraw, as soon as it is certain, a promise that no power could still keep."""
+        rate_max = self._mission.compute.modes[-1].rate
+        for job in self._promised():
+            left_s = job.spec.deadline_s - now_s
+            need_s = (job.spec.work_units - job.done_units) / rate_max
+            if need_s > left_s:
+                self.tally.broken += 1
+                reason = f"needs {need_s:.0f} s at full power, {left_s:.0f} s are left"
+                self._end(job.spec.job_id, JobState.WITHDRAWN, reason, turn)
+                turn.events.append(Event("job_withdrawn", (job.spec.job_id, reason)))
+
+    def _answer(self, now_s: float, estimate: Estimate, plan: Plan, turn: _Turn) -> None:
+        """Promise or refuse waiting jobs, most valuable per unit first.
+
+        A job whose owner allows it waits for its answer while the nodes have enough to do: a promise given
+        early is paid for by every better job that comes later.
+        """
+        waiting = [job for job in self._open.values() if job.state is JobState.QUEUED]
+        if not waiting:
+            return
+        promised = self._promised()
+        waiting.sort(key=lambda job: (-job.spec.value / job.spec.work_units, job.spec.job_id))
+        for job in waiting:
+            spec = job.spec
+            is_due = now_s >= spec.answer_due_s
+            if not is_due and len(promised) >= self._mission.compute.nodes:
+                continue
+            answer = admission.admit(spec, promised, plan, estimate, self.mode, self._mission)
+            if isinstance(answer, Promise):
+                self._open[spec.job_id] = job._replace(state=JobState.PROMISED)
+                promised.append(self._open[spec.job_id])
+                self._reserved_j[spec.job_id] = answer.energy_j
+                self.tally.promised += 1
+                turn.transitions.append(JobTransition(spec.job_id, JobState.PROMISED, "", 0.0, None))
+                turn.events.append(Event("job_promised", (spec.job_id, answer.finish_by_s,
+                                                          answer.energy_j / 3600.0)))
+            elif is_due:
+                names = ", ".join(reason.name for reason in answer.reasons)
+                self.tally.refused += 1
+                self._end(spec.job_id, JobState.REFUSED, names, turn)
+                counter_s = answer.counter_deadline_s if answer.counter_deadline_s is not None else -1.0
+                turn.events.append(Event("job_refused", (spec.job_id, names, answer.binding_limit, counter_s)))
+
+    # --- mode, plan, nodes -------------------------------------------------------------------------
+
+    def _keep_mode(self, now_s: float, estimate: Estimate, guardian_answers: bool, turn: _Turn) -> None:
+        """Autonomous mode changes: downwards at once, upwards only where the mission allows it."""
+        if self.mode is Mode.BOOT:
+            self._change_mode(Mode.SAFE, "boot", turn)
+        if not guardian_answers:
+            self._change_mode(Mode.SAFE, "guardian lost", turn)
+        silent_s = now_s - (self._heard_s if self._heard_s is not None else now_s)
+        if silent_s > self.parameters["command_loss_s"] and self.mode is not Mode.SAFE:
+            turn.events.append(Event("command_loss", (silent_s,)))
+            self._change_mode(Mode.SAFE, "command loss", turn)
+        if self._mission.safe_exit_autonomous and guardian_answers and not estimate.blind:
+            charge = estimate.battery_j.low / (self._mission.battery.capacity_wh * 3600.0)
+            if self.mode is Mode.SAFE and charge >= self.parameters["safe_exit_charge_frac"]:
+                self._change_mode(Mode.STANDBY, "charge recovered", turn)
+            elif self.mode is Mode.STANDBY and silent_s <= self.parameters["command_loss_s"]:
+                self._change_mode(Mode.COMPUTE, "autonomous exit from SAFE", turn)
+
+    def _make_plan(self, estimate: Estimate, turn: _Turn) -> None:
+        was_fallback = self._plan is not None and self._plan.is_fallback
+        self._plan = planner.plan(self._forecaster, estimate, self._curve, self.parameters)
+        if self._plan.is_fallback and not was_fallback:
+            turn.events.append(Event("plan_fallback", (self._plan.binding_limit,)))
+
+    def _act_on(self, now_s: float, estimate: Estimate, plan: Plan, shed: str, turn: _Turn, *,
+                dispatch_due: bool) -> str:
+        """Set the nodes for this tick; return why everything is shed, if it is."""
+        if shed or self.mode is not Mode.COMPUTE:
+            self._nodes = tuple(NodeCommand(0, self._off.cap_w, node.job_id) for node in self._nodes)
+            self._credit_j = 0.0
+            self._dispatched_s = -1e9  # look again as soon as the reason is gone
+            return shed
+        if not dispatch_due and now_s - self._checked_s < governor.CHECK_EVERY_S:
+            return ""
+        wanted = self._dispatch(now_s, estimate, plan) if dispatch_due else self._nodes
+        activity = governor.measured_activity(estimate, self._nodes, self._activity, self._mission)
+        approval = governor.approve(wanted, activity, estimate, self._forecaster, self.parameters, self._mission)
+        turn.events.extend(approval.events)
+        self._nodes = approval.nodes
+        self._checked_s = now_s
+        self._note_starts(turn)
+        return approval.shed
+
+    def _dispatch(self, now_s: float, estimate: Estimate, plan: Plan) -> tuple[NodeCommand, ...]:
+        """Place jobs and set modes inside the plan's budget and what was left of it before."""
+        nodes = self._mission.compute.nodes
+        budget_w = plan.budget_at(now_s)
+        elapsed_s = now_s - self._dispatched_s
+        if elapsed_s < 2.0 * _CREDIT_S:
+            used_w = sum(
+                self._mission.compute.modes[node.power_mode].draw_w * self._activity[i]
+                for i, node in enumerate(self._nodes)
+            )
+            self._credit_j = min(max(self._credit_j + (budget_w - used_w) * elapsed_s, 0.0), budget_w * _CREDIT_S)
+        self._dispatched_s = now_s
+        placed = dispatch.place(self._promised(), nodes, estimate.dark_nodes, [n.job_id for n in self._nodes])
+        for i, job in enumerate(placed):
+            self._activity[i] = job.spec.activity_frac if job is not None else 1.0
+        credit_w = self._credit_j / self.parameters["dispatch_period_s"]
+        allowed_w = min(budget_w + credit_w, self.parameters["payload_max_w"])
+        return dispatch.set_modes(placed, self._mission.compute.modes, self._steps, allowed_w, now_s)
+
+    def _note_starts(self, turn: _Turn) -> None:
+        """Record the first time a promised job is on a working node."""
+        for i, node in enumerate(self._nodes):
+            job = self._open.get(node.job_id)
+            if job is None or node.power_mode < 2:
+                continue
+            if job.state is JobState.PROMISED:
+                self._open[node.job_id] = job._replace(state=JobState.RUNNING, node=i)
+                turn.transitions.append(JobTransition(node.job_id, JobState.RUNNING, f"node {i}", 0.0, None))
+                turn.events.append(Event("job_started", (node.job_id, i)))
+

@@ -1,0 +1,267 @@
+"""What comes: sunlight, passes and, for a given load, charge and temperatures over the next orbits.
+
+Owns the flight model's rollouts. The planner asks it to compare loads, the governor whether a load can
+still be shed in time, reporting where the satellite stands in its orbit. Time is the caller's `now_s`;
+the orbit is sampled in blocks ahead of it and kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from flightsw.kernels import Rollout
+from flightsw.mission import Mission
+from flightsw.orbit import Attitude, Eclipse, Orbit, Pass
+from flightsw.physics import model
+from flightsw.physics.units import J_PER_WH, KELVIN
+from flightsw.state import Estimate
+
+Array = npt.NDArray[np.float64]
+
+STEP_S = 10.0
+"""Euler step of the flight model: 11 mK from an exact solution on such networks, 10 times cheaper than 1 s."""
+
+HORIZON_ORBITS = 2.0
+_BLOCK_S = 21600.0  # environment is sampled this far at once
+_EVENTS_S = 86400.0  # eclipses and passes are searched this far at once
+_LANES = 144
+
+
+class Sky(NamedTuple):
+    """Where the satellite stands in its orbit; times to events are 0 inside them, inf when none is known."""
+
+    in_eclipse: bool
+    eclipse_in_s: float
+    sun_in_s: float
+    pass_in_s: float
+    station: str
+    pass_lasts_s: float
+    pass_top_deg: float
+
+
+@dataclass(frozen=True, slots=True)
+class LevelOutcome:
+    """Result of many rollouts, one entry a candidate.
+
+    `allowed`: no limit crossed and the battery not lived off. `limit_order` names what `nearest` indexes:
+    the limit with the least room left, in shares of a typical reserve.
+    """
+
+    allowed: npt.NDArray[np.bool_]
+    battery_min_frac: Array
+    battery_min_at_s: Array
+    hottest_margin_k: Array
+    nearest: npt.NDArray[np.int64]
+    limit_order: tuple[str, ...]
+    sunlit_s: float
+    eclipse_s: float
+
+    def binding_limit(self, lane: int) -> str:
+        """Name of the limit that candidate `lane` comes nearest to."""
+        return self.limit_order[int(self.nearest[lane])]
+
+
+class Forecaster:
+    """Forecasts of one satellite. `start_unix_s` is the Unix time at which `now_s` is 0."""
+
+    def __init__(self, mission: Mission, orbit: Orbit, start_unix_s: float) -> None:
+        self._mission = mission
+        self._orbit = orbit
+        self._start_unix_s = start_unix_s
+        self._at = model.node_index(mission)
+        self._stations = mission.stations
+        self._horizon_steps = int(HORIZON_ORBITS * orbit.period_s / STEP_S)
+        self._capacity_j = mission.battery.capacity_wh * J_PER_WH
+        self._block_from = 0
+        self._block_to = 0
+        self._events_to_s = -1.0
+        self._eclipses: list[Eclipse] = []
+        self._passes: list[Pass] = []
+        topology = model.topology(mission)
+        self._levels = Rollout(topology, n_lanes=_LANES, n_steps=self._horizon_steps, n_slots=64, dt_s=STEP_S)
+        self._backup = Rollout(topology, n_lanes=1, n_steps=self._horizon_steps, n_slots=2, dt_s=STEP_S,
+                               precision=64)
+        for rollout in (self._levels, self._backup):
+            model.fill_constants(rollout, mission, pessimistic=True)
+        self._off_w = mission.compute.modes[0].draw_w
+
+    # --- orbit -------------------------------------------------------------------------------------
+
+    def sky(self, now_s: float) -> Sky:
+        """Eclipse and pass around `now_s`."""
+        self._look_ahead(now_s)
+        unix_s = self._start_unix_s + now_s
+        eclipse = next((e for e in self._eclipses if e.penumbra_exit_unix_s > unix_s), None)
+        contact = next((p for p in self._passes if p.los_unix_s > unix_s), None)
+        inside = eclipse is not None and eclipse.penumbra_entry_unix_s <= unix_s
+        return Sky(
+            inside,
+            np.inf if eclipse is None else max(0.0, eclipse.penumbra_entry_unix_s - unix_s),
+            0.0 if eclipse is None or not inside else eclipse.penumbra_exit_unix_s - unix_s,
+            np.inf if contact is None else max(0.0, contact.aos_unix_s - unix_s),
+            "" if contact is None else contact.station,
+            0.0 if contact is None else contact.los_unix_s - contact.aos_unix_s,
+            0.0 if contact is None else contact.peak_elevation_deg,
+        )
+
+    def lit_slots(self, now_s: float, slot_s: float) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Slots of the horizon: their ends on the `now_s` axis and whether the Sun shines in them."""
+        first = self._cover(now_s)
+        per_slot = round(slot_s / STEP_S)
+        count = self._horizon_steps // per_slot
+        flux = self._flux[first:first + count * per_slot].reshape(count, per_slot)
+        ends = (np.arange(1, count + 1, dtype=np.float64) * per_slot + first + self._block_from) * STEP_S
+        return ends, np.asarray(flux.mean(axis=1) > 0.5 * self._full_flux)
+
+    def _look_ahead(self, now_s: float) -> None:
+        """Search eclipses and passes for the next day, when less than half a day of them is left."""
+        if now_s + 0.5 * _EVENTS_S < self._events_to_s:
+            return
+        start = self._start_unix_s + now_s
+        self._eclipses = self._orbit.eclipses(start, start + _EVENTS_S)
+        passes = [p for station in self._stations for p in self._orbit.passes(station, start, start + _EVENTS_S)]
+        self._passes = sorted(passes, key=lambda p: p.aos_unix_s)
+        self._events_to_s = now_s + _EVENTS_S
+
+    def _cover(self, now_s: float) -> int:
+        """Sample the environment so that the horizon from `now_s` is covered; return its first index."""
+        first = int(now_s // STEP_S)
+        if not (self._block_from <= first and first + self._horizon_steps <= self._block_to):
+            self._sample(first, first + self._horizon_steps + int(_BLOCK_S / STEP_S))
+        return first - self._block_from
+
+    def _sample(self, begin: int, end: int) -> None:
+        """Sample flux, absorbed heat and transmitter power at the middle of steps `begin` .. `end` - 1."""
+        mission, at = self._mission, self._at
+        unix_s = self._start_unix_s + (np.arange(begin, end, dtype=np.float64) + 0.5) * STEP_S
+        around = self._orbit.environment(unix_s, Attitude.NADIR)
+        if mission.array.attitude == "sun":
+            self._flux = around.illumination_frac * around.irradiance_w_m2
+        else:
+            self._flux = around.solar_w_m2[:, _FACE_ZENITH].copy()
+        self._full_flux = float(around.irradiance_w_m2.mean())
+        thermal, array = mission.thermal, mission.array
+        faces = np.ones(around.solar_w_m2.shape[1])
+        bus = around.absorbed_w_m2(thermal.bus_absorptivity * faces, thermal.bus_emissivity * faces).mean(axis=1)
+        radiator = around.absorbed_w_m2(thermal.radiator_absorptivity * faces,
+                                        thermal.radiator_emissivity * faces)[:, _FACE_NADIR]
+        earth = (array.absorptivity * around.albedo_w_m2 + array.emissivity_both * around.infrared_w_m2).mean(axis=1)
+        heat = np.zeros((end - begin, at.total))
+        heat[:, at.radiator] = thermal.radiator_area_m2 * radiator
+        heat[:, at.bus] = thermal.bus_area_m2 * bus
+        heat[:, at.array] = array.area_m2 * earth
+        self._heat_w = heat
+        self._look_ahead(begin * STEP_S)
+        tx_w = np.zeros(end - begin)
+        for contact in self._passes:
+            tx_w[(unix_s >= contact.aos_unix_s) & (unix_s <= contact.los_unix_s)] = mission.bus.transmitter_w
+        self._tx_w = tx_w
+        self._block_from, self._block_to = begin, end
+
+    # --- rollouts ----------------------------------------------------------------------------------
+
+    def compare_levels(self, estimate: Estimate, sun_w: Array, eclipse_w: Array,
+                       parameters: Mapping[str, float]) -> LevelOutcome:
+        """Roll out candidates that draw `sun_w[i]` in sunlight and `eclipse_w[i]` in eclipse (W, all nodes).
+
+        Up to 144 candidates, over the horizon, at the pessimistic corner.
+        """
+        rollout, steps = self._levels, self._horizon_steps
+        lanes = len(sun_w)
+        first = self._prepare(rollout, estimate, steps, parameters)
+        lit = self._flux[first:first + steps] > 0.5 * self._full_flux
+        edges = [0, *(np.flatnonzero(np.diff(lit)) + 1).tolist(), steps]
+        nodes = self._mission.compute.nodes
+        for slot, (begin, end) in enumerate(itertools.pairwise(edges)):
+            rollout.slot_steps[slot] = end - begin
+            rollout.compute_w[slot, :, :lanes] = (sun_w if lit[begin] else eclipse_w) / nodes
+        rollout.run(lanes, len(edges) - 1)
+        capacity_j = self._capacity_j
+        battery_min = rollout.min_battery_j[:lanes]
+        floor_j = parameters["battery_floor_frac"] * capacity_j
+        start_j = estimate.battery_j.low
+        keep_j = min(start_j, floor_j + 0.75 * (capacity_j - floor_j))
+        allowed = (rollout.first_crossing_step[:lanes] < 0) & (rollout.end_battery_j[:lanes] >= keep_j)
+        margins_k = rollout.params["limit_k"] - rollout.max_temperature_k[:, :lanes]
+        # One percent of charge and one kelvin count as equally near.
+        room = np.vstack((100.0 * (battery_min - floor_j) / capacity_j, margins_k))
+        return LevelOutcome(
+            allowed, battery_min / capacity_j,
+            np.asarray(estimate.now_s + STEP_S * (rollout.min_battery_step[:lanes] + 1.0)),
+            margins_k.min(axis=0), np.argmin(room, axis=0), self._limit_names(),
+            float(lit.sum()) * STEP_S, float(steps - lit.sum()) * STEP_S,
+        )
+
+    def first_crossing(self, estimate: Estimate, draws_w: Sequence[float], hold_s: float,
+                       parameters: Mapping[str, float]) -> tuple[str, float]:
+        """Roll out: nodes draw `draws_w` for `hold_s`, then everything is shed until the next eclipse ends.
+
+        Return the limit that is crossed first at the pessimistic corner and in how many seconds; an empty
+        name when none is.
+        """
+        rollout = self._backup
+        hold = int(-(-hold_s // STEP_S))
+        sky = self.sky(estimate.now_s)
+        until_s = sky.eclipse_in_s if not sky.in_eclipse else 0.0
+        if np.isfinite(until_s):
+            until_s += self._eclipse_lasts_s(estimate.now_s)
+        steps = int(min(max(until_s, 600.0) / STEP_S + hold, self._horizon_steps))
+        self._prepare(rollout, estimate, steps, parameters)
+        rollout.slot_steps[0] = hold
+        rollout.slot_steps[1] = steps - hold
+        for i, watts in enumerate(draws_w):
+            rollout.compute_w[0, i, 0] = watts
+            rollout.compute_w[1, i, 0] = self._off_w
+        rollout.run()
+        step = int(rollout.first_crossing_step[0])
+        if step < 0:
+            return "", 0.0
+        margins_k = rollout.params["limit_k"][:, 0] - rollout.max_temperature_k[:, 0]
+        hottest = int(np.argmin(margins_k))
+        name = self._limit_names()[hottest + 1] if margins_k[hottest] < 0.0 else "battery_floor_frac"
+        return name, (step + 1) * STEP_S
+
+    def _eclipse_lasts_s(self, now_s: float) -> float:
+        """Time still to be spent in the present or next eclipse, once it has begun."""
+        unix_s = self._start_unix_s + now_s
+        eclipse = next((e for e in self._eclipses if e.penumbra_exit_unix_s > unix_s), None)
+        if eclipse is None:
+            return 0.0
+        return eclipse.penumbra_exit_unix_s - max(unix_s, eclipse.penumbra_entry_unix_s)
+
+    def _prepare(self, rollout: Rollout, estimate: Estimate, steps: int, parameters: Mapping[str, float]) -> int:
+        """Write environment, start state at its worst bound, and limits; return the first index."""
+        first = self._cover(estimate.now_s)
+        rollout.array_flux_w_m2[:steps] = self._flux[first:first + steps]
+        rollout.heat_w[:steps] = self._heat_w[first:first + steps]
+        rollout.tx_w[:steps] = self._tx_w[first:first + steps]
+        rows = rollout.params
+        margin_k = self._mission.margins.temperature_k
+        for i, bounded in enumerate(estimate.temperature_k):
+            rows["temperature_k"][i, 0] = bounded.high + margin_k
+        capacity_j = float(rows["battery_capacity_j"][0, 0])
+        rows["battery_j"][0, 0] = min(estimate.battery_j.low, capacity_j)
+        rows["battery_floor_j"][0, 0] = parameters["battery_floor_frac"] * self._capacity_j
+        rows["battery_cutoff_j"][0, 0] = 0.0
+        at = self._at
+        limits = rows["limit_k"]
+        limits[: at.plate, 0] = parameters["die_max_c"] + KELVIN
+        limits[at.plate, 0] = parameters["plate_max_c"] + KELVIN
+        limits[at.radiator, 0] = parameters["radiator_max_c"] + KELVIN
+        limits[at.battery, 0] = parameters["battery_max_c"] + KELVIN
+        return first
+
+    def _limit_names(self) -> tuple[str, ...]:
+        """Name of the limit behind each row: charge first, then one a thermal node."""
+        return ("battery_floor_frac", *("die_max_c",) * self._at.plate, "plate_max_c", "radiator_max_c", "none",
+                "battery_max_c", "none")
+
+
+_FACE_ZENITH = 5  # -z in `orbit.FACES`
+_FACE_NADIR = 4  # +z

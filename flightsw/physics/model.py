@@ -1,0 +1,92 @@
+"""The flight model of one satellite: mission numbers laid out for the rollout kernel.
+
+Thermal nodes in this order: one lump per compute node ("die"), cold plate, radiator, bus, battery, array.
+The rig's truth is another model with other numbers and never imports this.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flightsw.kernels import Rollout, Topology
+from flightsw.mission import Mission
+from flightsw.physics.units import J_PER_WH, KELVIN
+
+
+class NodeIndex(NamedTuple):
+    """Where each thermal node stands; dies are 0 .. n_compute - 1."""
+
+    plate: int
+    radiator: int
+    bus: int
+    battery: int
+    array: int
+    total: int
+
+
+def node_index(mission: Mission) -> NodeIndex:
+    """Thermal node numbers for a mission's number of compute nodes."""
+    first = mission.compute.nodes
+    return NodeIndex(first, first + 1, first + 2, first + 3, first + 4, first + 5)
+
+
+def topology(mission: Mission) -> Topology:
+    """Who touches whom: dies and radiator on the plate, plate and battery on the bus."""
+    at = node_index(mission)
+    dies = range(mission.compute.nodes)
+    links = [(die, at.plate) for die in dies]
+    links += [(at.plate, at.radiator), (at.plate, at.bus), (at.battery, at.bus)]
+    return Topology(at.total, links, tuple(dies), at.array, at.battery, at.bus, at.battery)
+
+
+def fill_constants(rollout: Rollout, mission: Mission, *, pessimistic: bool) -> None:
+    """Write the satellite's parameters into a rollout's shared rows.
+
+    `pessimistic` moves each to the end of its margin at which the satellite is hotter and has less energy.
+    """
+    at = node_index(mission)
+    array, battery, thermal, bus, margins = (
+        mission.array, mission.battery, mission.thermal, mission.bus, mission.margins
+    )
+    worse = 1.0 if pessimistic else 0.0
+    set_row = rollout.params
+    capacity = [thermal.die_heat_capacity_j_k] * mission.compute.nodes + [
+        thermal.plate_heat_capacity_j_k, thermal.radiator_heat_capacity_j_k, thermal.bus_heat_capacity_j_k,
+        battery.heat_capacity_j_k, array.heat_capacity_j_k,
+    ]
+    links = [thermal.die_to_plate_w_k] * mission.compute.nodes + [
+        thermal.plate_to_radiator_w_k, thermal.plate_to_bus_w_k, battery.to_bus_w_k,
+    ]
+    radiating = [0.0] * at.total
+    radiating[at.radiator] = thermal.radiator_area_m2 * thermal.radiator_emissivity
+    radiating[at.bus] = thermal.bus_area_m2 * thermal.bus_emissivity
+    radiating[at.array] = array.area_m2 * array.emissivity_both
+    for i, value in enumerate(capacity):
+        set_row["capacity_j_k"][i, :] = value
+    for i, value in enumerate(links):
+        set_row["link_w_k"][i, :] = value
+    for i, value in enumerate(radiating):
+        set_row["radiating_m2"][i, :] = value * (1.0 - worse * margins.radiating_frac)
+    for name, value in {
+        "battery_capacity_j": battery.capacity_wh * J_PER_WH * (1.0 - worse * margins.battery_capacity_frac),
+        "ocv_empty_v": battery.empty_v,
+        "ocv_full_v": battery.full_v,
+        "resistance_ohm": battery.resistance_ohm,
+        "charge_limit_w": battery.charge_limit_w,
+        "taper_start_frac": battery.taper_start_frac,
+        "charge_eff_frac": battery.charge_efficiency_frac,
+        "array_area_m2": array.area_m2,
+        "array_eff_frac": array.efficiency_frac * array.mppt_frac * array.health_frac
+        * (1.0 - worse * margins.array_frac),
+        "array_ref_k": array.reference_c + KELVIN,
+        "array_coeff_per_k": array.temp_coeff_per_k,
+        "array_absorpt_frac": array.absorptivity,
+        "bus_w": bus.idle_w * (1.0 + worse * margins.bus_frac),
+        "tx_heat_frac": bus.transmitter_heat_frac,
+        "heater_w": battery.heater_w,
+        "heater_on_k": battery.heater_on_c + KELVIN,
+        "heater_off_k": battery.heater_off_c + KELVIN,
+        "heat_scale_frac": 1.0 + worse * margins.environment_frac,
+    }.items():
+        set_row[name][0, :] = value
+    set_row["activity_frac"][:, :] = 1.0 + worse * margins.draw_frac

@@ -1,0 +1,153 @@
+"""Everything the satellite says: events, verification, housekeeping, and when the transmitter is on.
+
+Last stage of the loop. Bounded and droppable: what the line does not take now waits in the reporter's
+bounded store; nothing here can delay a tick or fail it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from flightsw.dictionary import parameters as parameter_table
+from flightsw.dictionary.sensors import SENSORS
+from flightsw.dictionary.telemetry import HOUSEKEEPING, MISSING, POINT_INDEX, POINTS
+from flightsw.link.serial_port import ByteStream
+from flightsw.link.services import Reporter
+from flightsw.mission import Mission
+from flightsw.physics.forecast import Sky
+from flightsw.state import (
+    Decision,
+    Estimate,
+    Event,
+    Pong,
+    Readings,
+    ReportHousekeeping,
+    ReportParameter,
+    SetHousekeepingPeriod,
+)
+
+_SENSOR_POINTS = tuple(POINT_INDEX[row.name] for row in SENSORS)
+_BITS_PER_OCTET_ON_LINE = 10  # start, eight data, stop
+_BURST_S = 1.0  # most line time that a late tick may make up for at once
+
+
+class Counters(NamedTuple):
+    """Numbers that only the supervisor knows."""
+
+    boot_count: int
+    tick_count: int
+    overrun_count: int
+    tc_accepted: int
+    tc_rejected: int
+    frames_rejected: int
+    guardian_flags: int
+    shed_count: int
+    jobs_queued: int
+    jobs_promised: int
+    jobs_running: int
+    jobs_finished: int
+    jobs_refused: int
+    promises_broken: int
+    value_finished: float
+    energy_reserved_wh: float
+
+
+_COUNTER_POINTS = tuple(
+    (POINT_INDEX[name], i) for i, name in enumerate(Counters._fields)
+)
+
+
+class Reporting:
+    """Turns decisions into packets and packets into octets on the line."""
+
+    def __init__(self, mission: Mission, reporter: Reporter, port: ByteStream) -> None:
+        self._reporter = reporter
+        self._port = port
+        self._capacity_j = mission.battery.capacity_wh * 3600.0
+        self._octets_per_s = mission.link.baud / _BITS_PER_OCTET_ON_LINE
+        self._pool: list[float | int] = [0 if point.kind.startswith("u") else MISSING for point in POINTS]
+        self._period_s = {row.sid: row.period_s for row in HOUSEKEEPING}
+        if mission.compute.nodes > 4:
+            self._period_s[4] = self._period_s[3]
+        self._due_s = {sid: 0.0 for sid, period_s in self._period_s.items() if period_s > 0.0}
+        self._sent_until_s = 0.0
+
+    def event(self, event: Event, obt_s: float) -> None:
+        """Report one event."""
+        self._reporter.event(event, obt_s)
+
+    def report(self, obt_s: float, readings: Readings, estimate: Estimate, decision: Decision, sky: Sky,
+               caps_w: tuple[float, ...], counters: Counters, values: Mapping[str, float]) -> None:
+        """Queue what this tick has to say."""
+        reporter = self._reporter
+        for request_id, stage, code, text in decision.verifications:
+            reporter.verification(request_id, stage, code, text, obt_s)
+        for event in decision.events:
+            reporter.event(event, obt_s)
+        now_s = decision.now_s
+        asked = self._carry_out(decision, obt_s, values)
+        due = [sid for sid, due_s in self._due_s.items() if now_s >= due_s]
+        if not due and not asked:
+            return
+        self._fill_pool(readings, estimate, decision, sky, caps_w, counters)
+        for sid in due:
+            self._due_s[sid] = now_s + self._period_s[sid]
+            reporter.housekeeping(sid, self._pool, obt_s)
+        for sid in asked:
+            reporter.housekeeping(sid, self._pool, obt_s)
+
+    def transmit(self, now_s: float) -> None:
+        """Put on the line what its rate takes since the last call; call only while a station listens."""
+        budget = int(min(now_s - self._sent_until_s, _BURST_S) * self._octets_per_s)
+        self._sent_until_s = now_s
+        octets = self._reporter.take(budget)
+        if octets:
+            self._port.write(octets)
+
+    def _carry_out(self, decision: Decision, obt_s: float, values: Mapping[str, float]) -> list[int]:
+        """Serve what telecommands ask of the link; return the structures to send once."""
+        asked: list[int] = []
+        for effect in decision.effects:
+            if isinstance(effect, Pong):
+                self._reporter.pong(obt_s)
+            elif isinstance(effect, ReportHousekeeping):
+                asked.append(effect.sid)
+            elif isinstance(effect, ReportParameter):
+                row = parameter_table.BY_NUMBER[effect.number]
+                self._reporter.parameter(row.number, values[row.name], obt_s)
+            elif isinstance(effect, SetHousekeepingPeriod):
+                self._period_s[effect.sid] = effect.period_s
+                self._due_s.pop(effect.sid, None)
+                if effect.period_s > 0.0:
+                    self._due_s[effect.sid] = decision.now_s + effect.period_s
+        return asked
+
+    def _fill_pool(self, readings: Readings, estimate: Estimate, decision: Decision, sky: Sky,
+                   caps_w: tuple[float, ...], counters: Counters) -> None:
+        pool = self._pool
+        for at, value in zip(_SENSOR_POINTS, readings.values, strict=True):
+            pool[at] = MISSING if value is None else value
+        for at, i in _COUNTER_POINTS:
+            pool[at] = counters[i]
+        plan = decision.plan
+        now_s = decision.now_s
+        for name, value in (
+            ("mode", int(decision.mode)),
+            ("battery_low_frac", estimate.battery_j.low / self._capacity_j),
+            ("battery_high_frac", estimate.battery_j.high / self._capacity_j),
+            ("budget_w", plan.budget_at(now_s)),
+            ("tm_dropped", self._reporter.dropped_packets),
+            ("plan_made_s", plan.made_s),
+            ("forecast_battery_min_frac", plan.battery_min_frac),
+            ("forecast_battery_min_s", plan.battery_min_at_s - now_s),
+            ("forecast_margin_k", plan.hottest_margin_k),
+            ("eclipse_in_s", sky.eclipse_in_s),
+            ("sun_in_s", sky.sun_in_s),
+            ("pass_in_s", sky.pass_in_s),
+        ):
+            pool[POINT_INDEX[name]] = value
+        for i, (node, cap_w) in enumerate(zip(decision.nodes, caps_w, strict=True)):
+            pool[POINT_INDEX[f"node{i}_cap_w"]] = cap_w
+            pool[POINT_INDEX[f"node{i}_mode"]] = node.power_mode
+            pool[POINT_INDEX[f"node{i}_job"]] = node.job_id
