@@ -38,7 +38,7 @@ _LEASES = [struct.Struct("<IBBBBQI" + n * "IiHH") for n in range(NODE_COUNT_MAX 
 _STATUSES = [struct.Struct("<IBBBBQQIiI11IIII" + n * "IIiHBB") for n in range(NODE_COUNT_MAX + 1)]
 
 # A started or found guardian answers in well under a millisecond; one that needs seconds is stuck.
-_START_WAIT_MS = 5000
+_START_WAIT_MS = 2000
 
 
 class Rejection(IntEnum):
@@ -195,8 +195,7 @@ def encode_lease(sequence: int, lease_s: float, caps: Sequence[NodeCap]) -> byte
     for node, (cap_w, duty_frac, pgid) in enumerate(caps):
         if not (0.0 <= cap_w <= 1e6 and 0.0 <= duty_frac <= 1.0 and 0 <= pgid < 2**31):
             raise BoardError(
-                f"node {node}: cap {cap_w} W, duty {duty_frac}, pgid {pgid}; "
-                "want 0..1e6 W, 0..1 and 0..2147483647"
+                f"node {node}: cap {cap_w} W, duty {duty_frac}, pgid {pgid}; want 0..1e6 W, 0..1 and 0..2147483647"
             )
         fields += (_to_mw(cap_w), pgid, int(duty_frac * 1000.0 + 1e-6), 0)
     body = _LEASES[len(caps)].pack(_MAGIC, _VERSION, _LEASE, len(caps), 0, sequence, _to_ms(lease_s), *fields)
@@ -219,9 +218,7 @@ def decode_status(message: bytes) -> GuardianStatus:
     values = _STATUSES[n_nodes].unpack_from(message)
     magic, version, kind, claimed, flags, last_sequence, answered_sequence = values[:7]
     if magic != _MAGIC or version != _VERSION or kind not in (_STATUS, _BEACON) or claimed != n_nodes:
-        raise LinkError(
-            f"guardian status: magic {magic:#x}, version {version}, kind {kind:#x}, {claimed} nodes"
-        )
+        raise LinkError(f"guardian status: magic {magic:#x}, version {version}, kind {kind:#x}, {claimed} nodes")
     nodes = []
     for at in range(24, 24 + 6 * n_nodes, 6):
         cap_mw, read_back_mw, pgid, duty_permille, node_flags, _ = values[at : at + 6]
@@ -339,8 +336,7 @@ class ProcessGuardian:
         if len(status.nodes) != len(self._config.floor_w):
             self.close()
             raise BoardError(
-                f"guardian at {self._socket_path} serves {len(status.nodes)} nodes, "
-                f"want {len(self._config.floor_w)}"
+                f"guardian at {self._socket_path} serves {len(status.nodes)} nodes, want {len(self._config.floor_w)}"
             )
         self._sequence = status.last_sequence
         self._status = status
@@ -378,6 +374,7 @@ class ProcessGuardian:
 
     def stop(self) -> None:
         """End the guardian: floor, leased groups stopped, process gone. Raises BoardError when it stays."""
+        self._collect(0.0, 0)  # a guardian that ended already has left a number that may be a stranger's
         pid = self.pid
         if pid is None:
             return
@@ -415,7 +412,7 @@ class ProcessGuardian:
         return self._status
 
     def _hello(self) -> GuardianStatus | None:
-        """Connect and ask for the status; None when nobody is there or answers."""
+        """Connect and ask for the status; None when nobody is there or answers. Kills one that is stuck."""
         link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             link.connect(os.fspath(self._socket_path))
@@ -425,18 +422,15 @@ class ProcessGuardian:
         link.setblocking(False)
         self._socket = link
         self._poll.register(link, select.POLLIN)
-        status: GuardianStatus | None = None
         with contextlib.suppress(OSError, LinkError):
             link.send(encode_hello(1))
             if self._poll.poll(_START_WAIT_MS):
-                status = decode_status(link.recv(_STATUS_MAX))
-        if status is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(_peer_pid(link), signal.SIGKILL)
+                return decode_status(link.recv(_STATUS_MAX))
+            os.kill(_peer_pid(link), signal.SIGKILL)
             self._wait_for_end()
-            self.close()
-            self._reap()
-        return status
+        self.close()
+        self._reap()
+        return None
 
     def _wait_for_end(self) -> bool:
         """Wait, bounded, until the guardian's end of the connection is closed."""
@@ -471,11 +465,16 @@ class ProcessGuardian:
             os.close(theirs)
         poll = select.poll()
         poll.register(ready, select.POLLIN)
-        words = os.read(ready, 500) if poll.poll(_START_WAIT_MS) else b"is not ready in time"
+        words = b""
+        while not words.endswith(b"\n") and poll.poll(_START_WAIT_MS):
+            more = os.read(ready, 500)
+            if not more:
+                break
+            words += more
         os.close(ready)
         if words != b"\n":
             self._reap()
-            raise BoardError(words.decode(errors="replace").strip() or "guardian ended before it was ready")
+            raise BoardError(words.decode(errors="replace").strip() or "guardian was not ready in time")
 
     def _reap(self, *, block: bool = False) -> None:
         """Collect our own ended child; a guardian that we found running is not ours to collect."""

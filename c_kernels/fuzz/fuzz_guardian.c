@@ -193,10 +193,12 @@ static size_t write_script(uint8_t *script, size_t room)
 {
     uint8_t *p = script;
     uint64_t sequence = 0;
+    uint32_t lease_ms = 0;
     while ((size_t)(p - script) + 200 < room) {
         if (below(3) == 0) {
-            *p++ = (uint8_t)below(4);
-            p = add(p, below(65536), 2);
+            const int to_the_end = below(4) == 0; /* of the last lease, to the microsecond */
+            *p++ = to_the_end ? 2 : (uint8_t)below(4);
+            p = add(p, to_the_end ? lease_ms : below(65536), 2);
             continue;
         }
         uint8_t *head = p;
@@ -210,7 +212,8 @@ static size_t write_script(uint8_t *script, size_t room)
         p = add(p, nodes, 1);
         p = add(p, below(30) == 0 ? below(256) : 0, 1);
         p = add(p, sequence, 8);
-        p = add(p, below(12) == 0 ? below(60000) : 1 + below(20000), 4);
+        lease_ms = below(12) == 0 ? below(60000) : 1 + below(20000);
+        p = add(p, lease_ms, 4);
         for (uint32_t i = 0; i < nodes; i++) {
             p = add(p, below(30) == 0 ? below(20000) : below(2501), 4);
             p = add(p, below(30) == 0 ? (uint64_t)below(2) - below(3) : 2 * below(3) + 2, 4);
