@@ -6,7 +6,7 @@ bounded store; nothing here can delay a tick or fail it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from flightsw.dictionary import parameters as parameter_table
@@ -78,8 +78,9 @@ class Reporting:
         self._reporter.event(event, obt_s)
 
     def report(self, obt_s: float, readings: Readings, estimate: Estimate, decision: Decision, sky: Sky,
-               caps_w: tuple[float, ...], counters: Counters, values: Mapping[str, float]) -> None:
-        """Queue what this tick has to say."""
+               caps_w: Callable[[], tuple[float, ...]], counters: Callable[[], Counters],
+               values: Mapping[str, float]) -> None:
+        """Queue what this tick has to say; `caps_w` and `counters` are asked only when they are due."""
         reporter = self._reporter
         for request_id, stage, code, text in decision.verifications:
             reporter.verification(request_id, stage, code, text, obt_s)
@@ -90,15 +91,19 @@ class Reporting:
         due = [sid for sid, due_s in self._due_s.items() if now_s >= due_s]
         if not due and not asked:
             return
-        self._fill_pool(readings, estimate, decision, sky, caps_w, counters)
+        self._fill_pool(readings, estimate, decision, sky, caps_w(), counters())
         for sid in due:
             self._due_s[sid] = now_s + self._period_s[sid]
             reporter.housekeeping(sid, self._pool, obt_s)
         for sid in asked:
             reporter.housekeeping(sid, self._pool, obt_s)
 
-    def transmit(self, now_s: float) -> None:
-        """Put on the line what its rate takes since the last call; call only while a station listens."""
+    def transmit(self, now_s: float, frames_accepted: int) -> None:
+        """Put on the line what its rate takes since the last call; call only while a station listens.
+
+        `frames_accepted` uplink frames are acknowledged in every frame's CLCW.
+        """
+        self._reporter.acknowledge_uplink(frames_accepted)
         budget = int(min(now_s - self._sent_until_s, _BURST_S) * self._octets_per_s)
         self._sent_until_s = now_s
         octets = self._reporter.take(budget)

@@ -112,6 +112,11 @@ class Brain:
         return tuple(self._open.values())
 
     @property
+    def nodes(self) -> tuple[NodeCommand, ...]:
+        """What the compute nodes were last commanded."""
+        return self._nodes
+
+    @property
     def energy_reserved_j(self) -> float:
         """Energy reserved for open promises."""
         return sum(self._reserved_j.values())

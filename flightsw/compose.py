@@ -1,0 +1,102 @@
+"""Builds the flight software out of its parts; the only place that knows them all.
+
+The flight program (`__main__`), the rig and the tests differ in what they pass in: a board, a guardian, a
+runner of jobs, an inbox and a serial line. Everything else is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+from flightsw.board.base import Board
+from flightsw.decide.brain import Brain
+from flightsw.errors import ConfigError
+from flightsw.facts import FactFile
+from flightsw.guardian import GuardianConfig, GuardianLink
+from flightsw.jobs.base import Runner
+from flightsw.jobs.ledger import Ledger
+from flightsw.link.serial_port import ByteStream
+from flightsw.link.services import CommandReceiver, Reporter
+from flightsw.mission import Mission
+from flightsw.orbit import Orbit, parse_tle
+from flightsw.physics.forecast import Forecaster
+from flightsw.recorder import Recorder, Start
+from flightsw.reporting import Reporting
+from flightsw.state import JobState, JobTransition, JobView
+from flightsw.store import Store
+from flightsw.supervisor import Inbox, Supervisor
+
+RECORDING_LIMIT_OCTETS = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What differs from bench to bench."""
+
+    board: Board
+    guardian: GuardianLink
+    runner: Runner
+    inbox: Inbox
+    port: ByteStream
+    always_transmit: bool = False
+    duty_throttle: bool = True
+
+
+def start_unix_s(mission: Mission, where: str) -> float:
+    """Unix time of the mission's start; ConfigError when it is not an instant in UTC."""
+    text = mission.orbit.start_utc
+    try:
+        instant = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(where, f"orbit.start_utc = {text!r}: an instant like 2026-03-20T12:00:00Z") from error
+    if instant.tzinfo is None:
+        raise ConfigError(where, f"orbit.start_utc = {text!r} has no time zone; end it with Z")
+    return instant.timestamp()
+
+
+def forecaster_of(mission: Mission, where: str) -> Forecaster:
+    """Forecaster of a mission; ConfigError names what is wrong with its TLE or start."""
+    tle = parse_tle(mission.orbit.tle, f"{where}: orbit.tle")
+    start_s = start_unix_s(mission, where)
+    age_days = abs(start_s - tle.epoch_unix_s) / 86400.0
+    if age_days > 30.0:
+        raise ConfigError(where, f"orbit.tle is {age_days:.1f} days away from orbit.start_utc, limit 30 days")
+    return Forecaster(mission, Orbit(tle), start_s)
+
+
+def guardian_config(mission: Mission) -> GuardianConfig:
+    """Floors and ceilings of the caps: the draw of an off node, and the highest mode's cap."""
+    modes, nodes = mission.compute.modes, mission.compute.nodes
+    return GuardianConfig((modes[0].cap_w,) * nodes, (modes[-1].cap_w,) * nodes, 60.0)
+
+
+def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where: str) -> Supervisor:
+    """Build a supervisor that keeps its ledger, facts and recording in `folder` and counts a boot."""
+    forecaster = forecaster_of(mission, where)
+    start_s = start_unix_s(mission, where)
+    facts = FactFile(folder)
+    last = facts.facts
+    facts.count_boot()
+    boot_count = facts.facts.boot_count
+    ledger = Ledger(Store(folder / "ledger"))
+    # What ran when the last supervisor ended has lost its process: it keeps its promise and starts again.
+    ledger.record([
+        JobTransition(entry.spec.job_id, JobState.PROMISED, "supervisor restarted", entry.done_units, None)
+        for entry in ledger.open_jobs if entry.state in (JobState.RUNNING, JobState.PAUSED)
+    ], start_s + last.now_s)
+    jobs = tuple(JobView(entry.spec, entry.state, entry.done_units, -1) for entry in ledger.entries.values())
+    recorder = Recorder(folder / f"boot-{boot_count:04d}.fswrec",
+                        Start(mission_toml, start_s, boot_count, last.mode, jobs), RECORDING_LIMIT_OCTETS)
+    link = mission.link
+    reporting = Reporting(mission, Reporter(link.spacecraft_id, link.apid, link.store_octets), parts.port)
+    supervisor = Supervisor(
+        mission, board=parts.board, guardian=parts.guardian, runner=parts.runner, inbox=parts.inbox,
+        port=parts.port, receiver=CommandReceiver(link.spacecraft_id, link.apid), reporting=reporting,
+        ledger=ledger, facts=facts, brain=Brain(mission, forecaster, jobs), forecaster=forecaster,
+        recorder=recorder, obt_offset_s=start_s, boot_count=boot_count, always_transmit=parts.always_transmit,
+        duty_throttle=parts.duty_throttle,
+    )
+    supervisor.announce_boot(last.now_s, last.mode)
+    return supervisor

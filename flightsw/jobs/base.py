@@ -1,0 +1,34 @@
+"""What the supervisor needs of whatever runs jobs: real processes on a board, or the rig's truth in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from flightsw.state import JobProgress, JobSpec
+
+
+class Placement(NamedTuple):
+    """What one node holds: a job (None: nothing) and the share of time that it may run (0: paused)."""
+
+    job: JobSpec | None
+    duty_frac: float
+
+
+class Runner(Protocol):
+    """Runs jobs on nodes. Never raises for a job's own failure: that is a `JobProgress`."""
+
+    def place(self, now_s: float, placements: Sequence[Placement]) -> tuple[int, ...]:
+        """Make the nodes hold these jobs; return the process group of each node's job, 0 for none.
+
+        A job that is on no node any more is paused and kept, so that it can go on later.
+        """
+
+    def poll(self, now_s: float) -> tuple[JobProgress, ...]:
+        """Progress and ends since the last call."""
+
+    def end(self, job_id: int) -> None:
+        """End a job for good and free what it holds; unknown ids are ignored."""
+
+    def close(self) -> None:
+        """End every job."""

@@ -1,0 +1,244 @@
+"""The loop: sense, estimate, decide, act, report. One tick is one call of `Supervisor.tick`.
+
+Everything it calls is passed in, so the same supervisor flies in virtual time, on a bench and on the board.
+It holds the one broad `except` of the flight software: a tick that fails sheds everything and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Protocol
+
+from flightsw.board.base import Board
+from flightsw.decide.brain import Brain
+from flightsw.decide.estimator import Estimator
+from flightsw.dictionary.telemetry import MISSING
+from flightsw.errors import FlightError, StoreError
+from flightsw.facts import FactFile
+from flightsw.guardian import GuardianHealth, GuardianLink, GuardianStatus
+from flightsw.jobs.base import Placement, Runner
+from flightsw.jobs.ledger import Ledger
+from flightsw.link.serial_port import ByteStream
+from flightsw.link.services import CommandReceiver
+from flightsw.mission import Mission
+from flightsw.physics.forecast import Forecaster, Sky
+from flightsw.physics.units import J_PER_WH
+from flightsw.recorder import Recorder, fingerprint
+from flightsw.reporting import Counters, Reporting
+from flightsw.sensing import sense
+from flightsw.state import (
+    Decision,
+    Estimate,
+    Event,
+    Inputs,
+    JobSpec,
+    JobState,
+    Mode,
+    NodeCap,
+    Readings,
+    Received,
+)
+
+_NOTE_EVERY_S = 600.0
+
+
+class Inbox(Protocol):
+    """Where jobs come from besides the ground: instruments and customers on board."""
+
+    def take(self, now_s: float) -> tuple[JobSpec, ...]:
+        """Jobs that arrived since the last call."""
+
+
+class Supervisor:
+    """One satellite's loop. `obt_offset_s` turns `now_s` into on-board time (Unix)."""
+
+    def __init__(self, mission: Mission, *, board: Board, guardian: GuardianLink, runner: Runner, inbox: Inbox,
+                 port: ByteStream, receiver: CommandReceiver, reporting: Reporting, ledger: Ledger, brain: Brain,
+                 facts: FactFile, forecaster: Forecaster, recorder: Recorder, obt_offset_s: float, boot_count: int,
+                 always_transmit: bool, duty_throttle: bool) -> None:
+        self._mission = mission
+        self._board = board
+        self._guardian = guardian
+        self._runner = runner
+        self._inbox = inbox
+        self._port = port
+        self._receiver = receiver
+        self._reporting = reporting
+        self._ledger = ledger
+        self._brain = brain
+        self._forecaster = forecaster
+        self._recorder = recorder
+        self._facts = facts
+        self._noted_s = facts.facts.now_s
+        self._estimator = Estimator(mission)
+        self._obt_offset_s = obt_offset_s
+        self._boot_count = boot_count
+        self._always_transmit = always_transmit
+        self._duty_throttle = duty_throttle
+        self._off_w = mission.compute.modes[0].cap_w
+        self._floor = (NodeCap(self._off_w, 0.0, 0),) * mission.compute.nodes
+        self._guardian_status: GuardianStatus | None = None
+        self._received: list[Received] = []
+        self._ticks = 0
+        self._overruns = 0
+        self._transmitting = False
+        self._failures = 0
+        self._eclipse_since_s: float | None = None
+        self._sky: Sky | None = None
+
+    @property
+    def mode(self) -> Mode:
+        """Mode after the last tick."""
+        return self._brain.mode
+
+    @property
+    def failures(self) -> int:
+        """Ticks that failed since start."""
+        return self._failures
+
+    @property
+    def brain(self) -> Brain:
+        """The decisions' owner, for those who report on a run."""
+        return self._brain
+
+    def tick(self, now_s: float) -> Decision | None:
+        """Run the five stages once; None when the tick failed and everything was shed."""
+        self._ticks += 1
+        try:
+            self.listen()
+            readings = sense(self._board, now_s)
+            estimate = self._estimator.update(readings, self._brain.parameters["blind_after_s"])
+            decision = self._decide(now_s, readings, estimate)
+            self._act(now_s, decision)
+            self._report(now_s, readings, estimate, decision)
+        except Exception as error:  # the one broad except: whatever broke, shed and say so
+            self._shed(now_s, error)
+            return None
+        return decision
+
+    def listen(self) -> None:
+        """Take in what the line has; cheap, and fit to be called between ticks."""
+        octets = self._port.read()
+        if octets:
+            self._received.extend(self._receiver.push(octets))
+
+    def close(self) -> None:
+        """End the jobs and the recording; the guardian is left to let its lease run out."""
+        self._runner.close()
+        self._recorder.close()
+
+    def note_overrun(self, now_s: float, late_s: float, left_out: int) -> None:
+        """Report ticks that began late or were left out."""
+        self._overruns += 1
+        self._reporting.event(Event("tick_overrun", (late_s, left_out)), now_s + self._obt_offset_s)
+
+    def announce_boot(self, now_s: float, last_mode: str) -> None:
+        """Report the start."""
+        self._reporting.event(Event("boot", (self._boot_count, last_mode)), now_s + self._obt_offset_s)
+
+    def _decide(self, now_s: float, readings: Readings, estimate: Estimate) -> Decision:
+        received, self._received = tuple(self._received), []
+        status = self._guardian_status
+        answers = status is None or (status.health is GuardianHealth.ALIVE and status.result == 0)
+        inputs = Inputs(now_s, readings, received, self._inbox.take(now_s), self._runner.poll(now_s), answers)
+        decision = self._brain.decide(estimate, inputs)
+        self._recorder.record(inputs, fingerprint(decision))
+        return decision
+
+    def _act(self, now_s: float, decision: Decision) -> None:
+        """Write down, then run jobs, then renew the caps. The guardian applies reductions at once."""
+        if decision.transitions:
+            self._ledger.record(decision.transitions, now_s + self._obt_offset_s)
+            for transition in decision.transitions:
+                if transition.state.is_final:
+                    self._runner.end(transition.job_id)
+        if decision.mode.name != self._facts.facts.mode or now_s - self._noted_s >= _NOTE_EVERY_S:
+            self._facts.note(decision.mode, now_s)
+            self._noted_s = now_s
+        placements = self._placements(decision)
+        groups = self._runner.place(now_s, placements)
+        caps = [
+            NodeCap(node.cap_w, placement.duty_frac, group)
+            for node, placement, group in zip(decision.nodes, placements, groups, strict=True)
+        ]
+        self._guardian_status = self._guardian.renew(now_s, self._brain.parameters["lease_s"], caps)
+
+    def _placements(self, decision: Decision) -> list[Placement]:
+        """Which job each node holds and how much of the time it runs in the node's power mode."""
+        modes = self._mission.compute.modes
+        full = modes[-1].rate
+        placements = []
+        for node in decision.nodes:
+            rate = modes[node.power_mode].rate
+            entry = self._ledger.entries.get(node.job_id)
+            job = entry.spec if entry is not None and not entry.state.is_final else None
+            duty = (rate / full if self._duty_throttle else float(rate > 0.0)) if job is not None else 0.0
+            placements.append(Placement(job, duty))
+        return placements
+
+    def _report(self, now_s: float, readings: Readings, estimate: Estimate, decision: Decision) -> None:
+        obt_s = now_s + self._obt_offset_s
+        sky = self._forecaster.sky(now_s)
+        self._note_sky(sky, now_s, obt_s)
+        self._reporting.report(obt_s, readings, estimate, decision, sky, self._caps_in_force, self._count,
+                               self._brain.parameters)
+        self._transmit(now_s, sky)
+
+    def _transmit(self, now_s: float, sky: Sky) -> None:
+        """Switch the transmitter with the pass and send what the line takes."""
+        transmit = self._always_transmit or sky.pass_in_s == 0.0
+        if transmit != self._transmitting:
+            self._transmitting = transmit
+            self._board.set_transmitter(transmit)
+        if transmit:
+            self._reporting.transmit(now_s, self._receiver.frames_accepted)
+
+    def _note_sky(self, sky: Sky, now_s: float, obt_s: float) -> None:
+        """Report eclipse edges and the beginning of passes."""
+        before, self._sky = self._sky, sky
+        if before is None:
+            return
+        if sky.in_eclipse and not before.in_eclipse:
+            self._eclipse_since_s = now_s
+            self._reporting.event(Event("eclipse_entered", ()), obt_s)
+        elif before.in_eclipse and not sky.in_eclipse and self._eclipse_since_s is not None:
+            self._reporting.event(Event("eclipse_left", (now_s - self._eclipse_since_s,)), obt_s)
+        if sky.pass_in_s == 0.0 and before.pass_in_s > 0.0:
+            self._reporting.event(Event("ground_pass", (sky.station, sky.pass_lasts_s, sky.pass_top_deg)), obt_s)
+
+    def _caps_in_force(self) -> tuple[float, ...]:
+        """Caps that the guardian says it enforces; MISSING where it does not say."""
+        status = self._guardian_status
+        if status is None or not status.nodes:
+            return (MISSING,) * self._mission.compute.nodes
+        return tuple([node.cap_w for node in status.nodes])
+
+    def _count(self) -> Counters:
+        """Numbers for the health and job structures."""
+        tally = self._brain.tally
+        status = self._guardian_status
+        flags = 0
+        if status is None or status.health is not GuardianHealth.ALIVE:
+            flags = 1
+        elif status.expired or status.result != 0:
+            flags = 2
+        states = [job.state for job in self._brain.open_jobs]
+        return Counters(
+            self._boot_count, self._ticks, self._overruns, tally.commands_accepted, tally.commands_rejected,
+            self._receiver.frames_rejected, flags, tally.sheds,
+            states.count(JobState.QUEUED), len(states) - states.count(JobState.QUEUED),
+            sum(1 for node in self._brain.nodes if node.power_mode >= 2), tally.finished, tally.refused,
+            tally.broken, tally.value_finished, self._brain.energy_reserved_j / J_PER_WH,
+        )
+
+    def _shed(self, now_s: float, error: Exception) -> None:
+        """Drop every cap to the floor and report; each step on its own, so that one failure hides no other."""
+        text = f"{type(error).__name__}: {error}" if not isinstance(error, FlightError) else str(error)
+        self._failures += 1
+        with contextlib.suppress(FlightError, OSError):  # a guardian that cannot be told lets the lease run out
+            self._guardian_status = self._guardian.renew(now_s, self._brain.parameters["lease_s"], self._floor)
+        name = "store_failed" if isinstance(error, StoreError) else "tick_failed"
+        with contextlib.suppress(FlightError, OSError):
+            self._reporting.event(Event(name, (text,)), now_s + self._obt_offset_s)
+            if self._sky is not None:
+                self._transmit(now_s, self._sky)
