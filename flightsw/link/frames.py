@@ -410,7 +410,9 @@ def parse_tc_frame(octets: bytes, scid: int, vcid: int = 0) -> TcFrame:
     what this spacecraft accepts.
     """
     if len(octets) <= TC_FRAME_OVERHEAD_OCTETS:
-        raise LinkError(f"TC frame of {len(octets)} octets is shorter than {TC_FRAME_OVERHEAD_OCTETS + 1} octets")
+        raise LinkError(
+            f"TC frame of {len(octets)} octets is shorter than {TC_FRAME_OVERHEAD_OCTETS + 1} octets"
+        )
     flags, length, _, segment = _TC_HEADER.unpack_from(octets)
     stated = (length & 0x3FF) + 1
     if not TC_FRAME_OVERHEAD_OCTETS < stated <= len(octets) < stated + 7:

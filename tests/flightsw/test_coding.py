@@ -131,6 +131,21 @@ def test_bit_errors_in_a_frame_cost_that_frame_and_keep_lock() -> None:
     assert (synchroniser.bad_frames, synchroniser.skipped_octets) == (1, 0)
 
 
+def test_a_bad_frame_at_the_end_of_a_push_keeps_lock_on_the_marker_to_come() -> None:
+    synchroniser = CaduSynchroniser(FRAME_OCTETS)
+    damaged = _flip(STREAM, 8 * (CADU_OCTETS + 20), 8 * 2 * CADU_OCTETS + 3)
+    assert synchroniser.push(damaged[: 2 * CADU_OCTETS + 2]) == FRAMES[:1]
+    assert synchroniser.push(damaged[2 * CADU_OCTETS + 2 :]) == FRAMES[2:]
+    assert synchroniser.skipped_octets == 0
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_marker_cut_by_a_push_is_found_after_noise(cut: int) -> None:
+    synchroniser = CaduSynchroniser(FRAME_OCTETS)
+    assert synchroniser.push(b"noise" + STREAM[:cut]) == []
+    assert synchroniser.push(STREAM[cut:]) == FRAMES
+
+
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=8), st.integers(0, 30))
 def test_a_good_stream_is_received_after_any_noise(noise: bytes, cuts: list[int], markers: int) -> None:
     synchroniser = CaduSynchroniser(FRAME_OCTETS)
@@ -201,6 +216,9 @@ def test_a_damaged_tail_costs_nothing() -> None:
 
 
 def test_a_cltu_cut_short_costs_only_itself() -> None:
+    noise = CltuDecoder()
+    assert noise.push(b"noise" + TC_CLTU + b"noise" + CLTU_START[:1]) == [TC_FRAME + b"\x55" * 6]
+    assert noise.skipped_octets == 10
     for kept in range(len(TC_CLTU) - len(CLTU_TAIL)):
         received = CltuDecoder().push(TC_CLTU[:kept] + TC_CLTU)
         assert received[-1] == TC_FRAME + b"\x55" * 6

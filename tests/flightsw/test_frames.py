@@ -255,12 +255,38 @@ def test_damaged_frames_give_only_packets_that_were_sent(data: st.DataObject) ->
     assert set(received) <= set(sent)
 
 
-def test_a_packet_that_is_no_space_packet_is_dropped_and_the_channel_goes_on() -> None:
+def test_a_lost_frame_never_splices_two_packets() -> None:
     framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
-    framer.submit(VC_REPORTS, b"\xff" * 40)
-    framer.submit(VC_REPORTS, _packet(1, 300))
-    framer.submit(VC_REPORTS, _packet(2, 50))
-    assert _receive(deframer, framer.frames(100_000)) == [(VC_REPORTS, _packet(2, 50))]
+    packets = [_packet(0, 79), *(_packet(number, framer.data_octets - 21) for number in range(1, 8))]
+    for packet in packets:
+        framer.submit(VC_HOUSEKEEPING, packet)
+    frames = framer.frames(100_000)
+    del frames[3]  # the head of packet 3 and the tail of packet 4 would make up one packet's length
+    assert [packet for _, packet in _receive(deframer, frames)] == packets[:3] + packets[5:]
+    assert deframer.broken_packets == 1
+
+
+def _misstated(octets: int, stated_octets: int) -> bytes:
+    return b"\x08\x42\xc0\x00" + (stated_octets - 7).to_bytes(2, "big") + bytes(octets - 6)
+
+
+@pytest.mark.parametrize(
+    ("before_octets", "bad"),
+    [
+        (30, b"\xe8\x42\xc0\x00\x00\x21" + bytes(34)),  # packet version 7
+        (30, _misstated(250, 300)),  # ends before its stated length, in a frame that starts another
+        (206, _misstated(300, 50)),  # its header is cut, and the next frame starts none
+    ],
+)
+def test_a_packet_that_is_no_space_packet_costs_only_its_neighbours(before_octets: int, bad: bytes) -> None:
+    framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
+    good = [_packet(1, before_octets - 21), _packet(2, 300), _packet(3, 300)]
+    for packet in (good[0], bad, *good[1:]):
+        framer.submit(VC_REPORTS, packet)
+    received = [packet for _, packet in _receive(deframer, framer.frames(100_000))]
+    assert received[0] == good[0]
+    assert received[-1] == good[-1]
+    assert set(received) <= set(good)
     assert deframer.broken_packets == 1
 
 
