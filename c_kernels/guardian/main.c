@@ -10,6 +10,9 @@
  * it is not petted after a damaged state, after a turn more than a second late, nor once alone for
  * --alone-reset-s. It is never disarmed: a guardian that ends without a successor must end in a board reset.
  *
+ * Should the guardian itself die, the caps stay as they are until the supervisor starts another one (which begins
+ * at the floor) or, with the supervisor dead too, until the watchdog resets the board.
+ *
  * Job groups: a process group runs only while a lease names it and its share allows it; left out of a lease, or
  * with no lease in force, it is stopped (SIGSTOP), so a supervisor keeps a job leased until it has seen it end.
  * A process that leaves its group escapes this; keeping it in is the sandbox's work.
@@ -227,7 +230,12 @@ static void groups_apply(const struct fsw_guardian_out *out, bool refresh)
 /* Without a trustworthy state the arguments are the last word: floor, every known group stopped. */
 static void shed_all(void)
 {
-    caps_apply(g.options.core.floor_mw, true);
+    uint32_t cap_mw[FSW_GUARDIAN_NODES_MAX];
+    for (uint32_t i = 0; i < g.options.core.n_nodes; i++) { /* a cap below the floor stays, as at expiry */
+        const uint32_t floor_mw = g.options.core.floor_mw[i];
+        cap_mw[i] = g.cap[i].written_mw < floor_mw ? g.cap[i].written_mw : floor_mw;
+    }
+    caps_apply(cap_mw, true);
     for (uint32_t i = 0; i < g.options.core.n_nodes; i++) {
         if (g.group[i].pgid != 0 && g.group[i].state != GONE) {
             group_signal(&g.group[i], SIGSTOP, STOPPED);

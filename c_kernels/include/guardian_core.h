@@ -131,7 +131,8 @@ struct fsw_guardian_io {
 int fsw_guardian_init(struct fsw_guardian_state *state, const struct fsw_guardian_config *config, uint64_t now_us);
 
 /* Judge one message; a valid newer LEASE takes force as a whole, anything else changes only counters.
- * A cap below the floor is legal (a node shed to nothing); expiry never raises it. E_ARG, E_STATE, E_LENGTH..E_PGID. */
+ * A cap below the floor is legal (a node shed to nothing); expiry never raises it.
+ * E_ARG, E_STATE, E_LENGTH..E_PGID. */
 int fsw_guardian_message(struct fsw_guardian_state *state, uint64_t now_us, const uint8_t *message, size_t length);
 
 /* Expire, pace the job groups and say what is in force at now_us. A clock that went backwards ends the lease.

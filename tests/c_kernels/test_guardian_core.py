@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from flightsw._kernels import ffi, lib
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -277,6 +278,38 @@ def test_a_bad_configuration_is_refused(
 ) -> None:
     with pytest.raises(KernelError, match="fsw_guardian_init"):
         GuardianCore(floor_mw, ceiling_mw, lease_max_ms, alone_after_ms, 0)
+
+
+def test_a_damaged_state_is_never_used() -> None:
+    core = new_core()
+    core._state.cap_mw[0] ^= 1 << 13
+    with pytest.raises(KernelError, match="damaged"):
+        core.status(START_US)
+    with pytest.raises(KernelError, match="damaged"):
+        core.message(START_US, GOOD)
+
+
+def test_missing_arguments_are_refused() -> None:
+    state, config = ffi.new("struct fsw_guardian_state *"), ffi.new("struct fsw_guardian_config *")
+    out, io, length = ffi.new("struct fsw_guardian_out *"), ffi.new("struct fsw_guardian_io *"), ffi.new("size_t *")
+    status = ffi.new("uint8_t[]", lib.FSW_GUARDIAN_STATUS_MAX)
+    config.n_nodes, config.lease_max_ms, config.alone_after_ms = 8, 1000, 1000
+    config.ceiling_mw = [1] * 8
+    null, arg = ffi.NULL, lib.FSW_GUARDIAN_E_ARG
+    assert lib.fsw_guardian_init(null, config, 0) == lib.fsw_guardian_init(state, null, 0) == arg
+    assert lib.fsw_guardian_init(state, config, 0) == 0
+    assert lib.fsw_guardian_message(null, 0, b"", 0) == lib.fsw_guardian_message(state, 0, null, 0) == arg
+    assert lib.fsw_guardian_tick(null, 0, out) == lib.fsw_guardian_tick(state, 0, null) == arg
+
+    def encode(kind: int, room: int, where: object = status) -> int:
+        return int(lib.fsw_guardian_status(state, kind, io, where, room, length))
+
+    assert encode(lib.FSW_GUARDIAN_STATUS, 224) == 0
+    assert length[0] == lib.FSW_GUARDIAN_STATUS_MAX
+    assert encode(lib.FSW_GUARDIAN_STATUS, 223) == encode(lib.FSW_GUARDIAN_STATUS, 224, null) == arg
+    assert encode(lib.FSW_GUARDIAN_LEASE, 224) == lib.FSW_GUARDIAN_E_KIND
+    state.now_us += 1
+    assert encode(lib.FSW_GUARDIAN_STATUS, 224) == lib.FSW_GUARDIAN_E_STATE
 
 
 # --- fuzz driver ------------------------------------------------------------------------------------------

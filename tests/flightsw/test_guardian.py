@@ -238,6 +238,14 @@ def test_sigterm_leaves_floor_and_stopped_groups(rig: Rig) -> None:
     assert not (rig.directory / "s").exists()
 
 
+def test_the_end_does_not_raise_a_cap_below_the_floor(rig: Rig) -> None:
+    link = rig.link()
+    link.start()
+    link.renew(0.0, 60.0, caps(0.5, 9.0))
+    link.stop()
+    assert rig.caps_mw() == [500, 1500]
+
+
 def test_a_group_runs_only_while_a_lease_names_it(rig: Rig) -> None:
     link, job = rig.link(), rig.job()
     link.start()
