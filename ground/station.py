@@ -1,0 +1,409 @@
+"""One session with the satellite: octets from the line to decoded, archived reports, and commands up.
+
+A `Station` is driven by `poll(now_s)`, in virtual time by the rig and in real time by `ground watch`; it reads
+no clock. It owns the receiving chain, the latest values, the state of the commands that it sent, and the order
+that makes the archive trustworthy: a report is in the archive before a listener sees it, a command is in the
+archive before its first octet leaves. It draws nothing and decides nothing.
+
+Whatever the line delivers is counted, never raised. A packet that the dictionary cannot decode is archived raw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from flightsw.dictionary import parameters
+from flightsw.dictionary.commands import COMMANDS, Command, Value
+from flightsw.dictionary.events import EventRow
+from flightsw.dictionary.telemetry import HOUSEKEEPING, Housekeeping, unpack_event, unpack_housekeeping
+from flightsw.errors import LinkError, StoreError
+from flightsw.link.coding import CaduSynchroniser
+from flightsw.link.frames import TmDeframer
+from flightsw.link.packets import Telemetry, unpack_tm
+from flightsw.link.serial_port import ByteStream
+from flightsw.link.services import (
+    STAGE_ACCEPTED,
+    STAGE_COMPLETED,
+    STAGE_FAILED,
+    STAGE_NOT_ACCEPTED,
+    build_telecommand,
+    unpack_parameter,
+    unpack_verification,
+)
+from ground.archive import PENDING_MAX, Archive, CommandEntry
+
+_SEQUENCE_COUNTS = 0x4000
+_MESSAGE_COUNTS = 0x10000
+
+
+class CommandState(StrEnum):
+    """How far a telecommand got."""
+
+    SENT = "sent"
+    ACCEPTED = "accepted"
+    COMPLETED = "completed"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    NO_ANSWER = "no answer"
+    NOT_SENT = "not sent"
+
+    @property
+    def is_final(self) -> bool:
+        """True when nothing more is waited for (a late report still changes NO_ANSWER)."""
+        return self not in {CommandState.SENT, CommandState.ACCEPTED}
+
+
+_STATE_OF_STAGE = {
+    STAGE_ACCEPTED: CommandState.ACCEPTED,
+    STAGE_NOT_ACCEPTED: CommandState.REJECTED,
+    STAGE_COMPLETED: CommandState.COMPLETED,
+    STAGE_FAILED: CommandState.FAILED,
+}
+_MAY_FOLLOW = {
+    CommandState.SENT: frozenset(_STATE_OF_STAGE.values()),
+    CommandState.NO_ANSWER: frozenset(_STATE_OF_STAGE.values()),
+    CommandState.ACCEPTED: frozenset({CommandState.COMPLETED, CommandState.FAILED}),
+}
+"""What a verification report may change; any other report is a repetition or came late."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRecord:
+    """One telecommand as sent and how far it got; `code` and `text` say why it was rejected or failed.
+
+    Times are on the session's `now_s` axis. `deadline_s` is when the next stage is given up.
+    """
+
+    command_id: int
+    request_id: int
+    verb: str
+    args: tuple[Value, ...]
+    state: CommandState
+    sent_s: float
+    changed_s: float
+    deadline_s: float
+    timeout_s: float
+    code: int = 0
+    text: str = ""
+
+
+class Sample(NamedTuple):
+    """The latest value of a point, None where it travelled as missing, and when it was stamped and received."""
+
+    value: float | int | None
+    obt_s: float
+    received_s: float
+
+
+class HousekeepingReport(NamedTuple):
+    """One received structure; `values` follow `row.points`, NaN for missing."""
+
+    received_s: float
+    obt_s: float
+    row: Housekeeping
+    values: tuple[float | int, ...]
+
+
+class EventReport(NamedTuple):
+    """One received event; `text` is the dictionary's text with its arguments."""
+
+    received_s: float
+    obt_s: float
+    row: EventRow
+    args: tuple[float | int | str, ...]
+    text: str
+
+
+class CommandReport(NamedTuple):
+    """A command was sent, or got further, or was given up."""
+
+    received_s: float
+    record: CommandRecord
+
+
+class ParameterReport(NamedTuple):
+    """The satellite told the value of an on-board parameter."""
+
+    received_s: float
+    obt_s: float
+    row: parameters.Parameter
+    value: float
+
+
+class PongReport(NamedTuple):
+    """The satellite answered an are-you-alive."""
+
+    received_s: float
+    obt_s: float
+
+
+Report = HousekeepingReport | EventReport | CommandReport | ParameterReport | PongReport
+Listener = Callable[[Report], None]
+
+
+class Station:
+    """The ground's end of one link, with its archive.
+
+    `received_s` of reports, samples and records is the session's `now_s`; in the archive it is
+    `epoch_s + now_s`, so `epoch_s` is the Unix time at which `now_s` was 0.
+    """
+
+    def __init__(self, link: ByteStream, archive: Archive, *, scid: int, apid: int, epoch_s: float,
+                 source_id: int = 0) -> None:
+        self.link = link
+        self.archive = archive
+        self.heard_s: float | None = None  # when the last valid frame was received
+        self.packets = 0
+        self.bad_packets = 0  # not a PUS telemetry packet
+        self.undecoded_packets = 0  # not in this dictionary
+        self.repeated_verifications = 0  # changed nothing
+        self.foreign_verifications = 0  # of a command that this archive never sent
+        self.archive_trouble = ""  # why the archive cannot be written now; empty when it can
+        self.parameters: dict[str, float] = archive.parameters()  # as reported, by name
+        self.received: dict[int, HousekeepingReport] = {}  # the latest of each structure
+        self._scid = scid
+        self._apid = apid
+        self._epoch_s = epoch_s
+        self._source_id = source_id
+        self._synchroniser = CaduSynchroniser()
+        self._deframer = TmDeframer(scid)
+        self._lost_frames = 0
+        self._next_message: dict[tuple[int, int, int], int] = {}
+        self._commands: dict[int, CommandRecord] = {}  # bounded: a request id comes again after 16,384
+        self._open: set[int] = set()
+        self._listeners: list[Listener] = []
+        self._unpublished: deque[Report] = deque(maxlen=PENDING_MAX)
+
+    @property
+    def bad_frames(self) -> int:
+        """Frames that did not close or were not this spacecraft's."""
+        return self._synchroniser.bad_frames + self._deframer.bad_frames + self._deframer.foreign_frames
+
+    @property
+    def skipped_octets(self) -> int:
+        """Octets received outside frames."""
+        return self._synchroniser.skipped_octets
+
+    @property
+    def lost_frames(self) -> int:
+        """Frames missing by the counter in those received."""
+        return self._deframer.lost_frames
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with every report from now on, once it is in the archive."""
+        self._listeners.append(listener)
+
+    def latest(self, point: str) -> Sample | None:
+        """Return the latest value of `point`; None when its structure was never received."""
+        sid, index = _WHERE[point]
+        report = self.received.get(sid)
+        if report is None:
+            return None
+        value = report.values[index]
+        return Sample(value if math.isfinite(value) else None, report.obt_s, report.received_s)
+
+    def limit(self, parameter: str) -> float:
+        """Return the value of `parameter` as the satellite reported it last, or else the dictionary's default."""
+        return self.parameters.get(parameter, parameters.BY_NAME[parameter].default)
+
+    def command(self, request_id: int) -> CommandRecord:
+        """Return the command of this session that `request_id` names, as far as it got."""
+        return self._commands[request_id]
+
+    def poll(self, now_s: float) -> None:
+        """Take what the line delivered, archive it, then tell the listeners.
+
+        Raises StoreError only where the archive is broken for good; a disk that is full is
+        `archive_trouble`, and what was received waits.
+        """
+        octets = self.link.read()
+        if octets:
+            deframer = self._deframer
+            for frame in self._synchroniser.push(octets):
+                self.heard_s = now_s
+                for _, packet in deframer.push(frame):
+                    self._take(packet, now_s)
+            if deframer.lost_frames != self._lost_frames:
+                self.archive.add_gap(self._epoch_s + now_s, "TM frames",
+                                     deframer.lost_frames - self._lost_frames)
+                self._lost_frames = deframer.lost_frames
+        if self._open:
+            self._give_up_late(now_s)
+        self._publish(now_s)
+
+    def send(self, verb: str, values: Sequence[Value], now_s: float, timeout_s: float = 30.0) -> CommandRecord:
+        """Send one telecommand; each of acceptance and completion is waited for `timeout_s`.
+
+        The record's state is NOT_SENT where the line did not take it. Raises LinkError for an unknown verb or
+        an argument out of bounds, StoreError where the archive could not take the command first.
+        """
+        row = command_row(verb)
+        args = tuple(values)
+        seq_count = self.archive.take_count(f"tc_sequence_{self._apid}", _SEQUENCE_COUNTS)
+        built = build_telecommand(row, args, apid=self._apid, seq_count=seq_count, scid=self._scid,
+                                  source_id=self._source_id)
+        command_id = self.archive.add_command(built.request_id, self._epoch_s + now_s, verb, args, built.packet,
+                                              CommandState.SENT)
+        record = CommandRecord(command_id, built.request_id, verb, args, CommandState.SENT, now_s, now_s,
+                               now_s + timeout_s, timeout_s)
+        self._note(record)
+        if self.link.write(built.octets) != len(built.octets):
+            record = self._change(record, CommandState.NOT_SENT, now_s)
+        return record
+
+    # -- inside
+
+    def _take(self, packet: bytes, now_s: float) -> None:
+        self.packets += 1
+        received_s = self._epoch_s + now_s
+        try:
+            tm = unpack_tm(packet)
+        except LinkError:
+            self.bad_packets += 1
+            apid, seq_count = _identity(packet)
+            self.archive.add_packet(received_s, None, apid, None, None, seq_count, packet)
+            return
+        apid, seq_count, service, subservice, message, _, obt_s, _ = tm
+        self.archive.add_packet(received_s, obt_s, apid, service, subservice, seq_count, packet)
+        source = (apid, service, subservice)
+        expected = self._next_message.get(source, message)
+        self._next_message[source] = (message + 1) % _MESSAGE_COUNTS
+        if message != expected:
+            missed = (message - expected) % _MESSAGE_COUNTS
+            # A counter that went backwards was started again; how much was missed then is not known.
+            self.archive.add_gap(received_s, f"APID {apid} service {service},{subservice}",
+                                 missed if missed < _MESSAGE_COUNTS // 2 else None)
+        try:
+            self._decode(tm, now_s)
+        except LinkError:
+            self.undecoded_packets += 1
+
+    def _decode(self, tm: Telemetry, now_s: float) -> None:
+        """Decode, archive and queue one report; LinkError when the dictionary does not have it."""
+        apid, _, service, subservice, _, _, obt_s, data = tm
+        if apid != self._apid:
+            raise LinkError(f"report of application {apid}, this dictionary is of {self._apid}")
+        if service == 3 and subservice == 25:
+            row, values = unpack_housekeeping(data)
+            self.archive.add_housekeeping(row.sid, obt_s, values)
+            report = HousekeepingReport(now_s, obt_s, row, values)
+            self.received[row.sid] = report
+            self._queue(report)
+        elif service == 5:
+            event, args = unpack_event(data)
+            if event.severity != subservice:
+                raise LinkError(f"event {event.name} with severity {subservice}, not {event.severity}")
+            text = event.text.format(*args)
+            self.archive.add_event(obt_s, event, args, text)
+            self._queue(EventReport(now_s, obt_s, event, args, text))
+            if event.name == "parameter_set":
+                self._learn(str(args[0]), float(args[1]))
+        elif service == 1:
+            self._verify(subservice, data, obt_s, now_s)
+        elif service == 20 and subservice == 2:
+            number, value = unpack_parameter(data)
+            parameter = parameters.BY_NUMBER.get(number)
+            if parameter is None:
+                raise LinkError(f"parameter {number} is not in the dictionary")
+            self.archive.add_parameter(obt_s, number, parameter.name, value)
+            self._learn(parameter.name, value)
+            self._queue(ParameterReport(now_s, obt_s, parameter, value))
+        elif service == 17 and subservice == 2:
+            self._queue(PongReport(now_s, obt_s))
+        else:
+            raise LinkError(f"report {service},{subservice} is not in the dictionary")
+
+    def _learn(self, name: str, value: float) -> None:
+        if math.isfinite(value):
+            self.parameters[name] = value
+
+    def _verify(self, stage: int, data: bytes, obt_s: float, now_s: float) -> None:
+        state = _STATE_OF_STAGE.get(stage)
+        if state is None:
+            raise LinkError(f"verification report 1,{stage} is not in the dictionary")
+        request_id, _, code, text = unpack_verification(stage, data)
+        record = self._commands.get(request_id)
+        if record is None:
+            entry = self.archive.command_of(request_id)
+            if entry is not None:  # sent in an earlier session, or by `ground send` on its own
+                record = self._recalled(entry)
+        self.archive.add_verification(None if record is None else record.command_id, request_id, stage, code,
+                                      text, obt_s)
+        if record is None:
+            self.foreign_verifications += 1
+        elif state in _MAY_FOLLOW.get(record.state, ()):
+            self._change(record, state, now_s, code, text)
+        else:
+            self.repeated_verifications += 1
+
+    def _recalled(self, entry: CommandEntry) -> CommandRecord:
+        sent_s = entry.sent_s - self._epoch_s
+        return CommandRecord(entry.command_id, entry.request_id, entry.verb, entry.args,
+                             CommandState(entry.state), sent_s, sent_s, sent_s, 0.0)
+
+    def _change(self, record: CommandRecord, state: CommandState, now_s: float, code: int = 0,
+                text: str = "") -> CommandRecord:
+        record = dataclasses.replace(record, state=state, changed_s=now_s, code=code, text=text,
+                                     deadline_s=now_s + record.timeout_s)
+        self.archive.set_state(record.command_id, state)
+        self._note(record)
+        return record
+
+    def _note(self, record: CommandRecord) -> None:
+        self._commands[record.request_id] = record
+        if record.state.is_final:
+            self._open.discard(record.request_id)
+        else:
+            self._open.add(record.request_id)
+        self._queue(CommandReport(record.changed_s, record))
+
+    def _give_up_late(self, now_s: float) -> None:
+        for request_id in [r for r in self._open if now_s >= self._commands[r].deadline_s]:
+            record = self._commands[request_id]
+            missing = "acceptance" if record.state is CommandState.SENT else "completion"
+            self._change(record, CommandState.NO_ANSWER, now_s,
+                         text=f"no {missing} within {record.timeout_s:g} s")
+
+    def _queue(self, report: Report) -> None:
+        if self._listeners:
+            self._unpublished.append(report)
+
+    def _publish(self, now_s: float) -> None:
+        try:
+            if not self.archive.tend(now_s):
+                return
+        except StoreError as error:
+            if self.archive.is_broken:
+                raise
+            self.archive_trouble = str(error)
+            return
+        self.archive_trouble = ""
+        while self._unpublished:
+            report = self._unpublished.popleft()
+            for listener in self._listeners:
+                listener(report)
+
+
+def command_row(verb: str) -> Command:
+    """Return the dictionary's row of `verb`; LinkError names those that there are."""
+    row = COMMANDS.get(verb)
+    if row is None:
+        raise LinkError(f"no telecommand {verb!r}; known: {', '.join(sorted(COMMANDS))}")
+    return row
+
+
+_WHERE: dict[str, tuple[int, int]] = {
+    point.name: (row.sid, i) for row in HOUSEKEEPING for i, point in enumerate(row.points)
+}
+
+
+def _identity(packet: bytes) -> tuple[int, int]:
+    """APID and sequence count of the primary header, which the deframer has seen to be whole."""
+    first, second = packet[0] << 8 | packet[1], packet[2] << 8 | packet[3]
+    return first & 0x7FF, second & 0x3FFF
