@@ -26,6 +26,12 @@ static int is_flag(int32_t value)
     return value == 0 || value == 1;
 }
 
+/* Differences of equal powers may leave a sum a rounding error below zero. */
+static int is_sum(double value)
+{
+    return within(value, -1e18, 1e18);
+}
+
 static double ocv_v(const struct fsw_plant_model *m, double charge_frac)
 {
     const double *c = m->battery_ocv_v;
@@ -111,10 +117,9 @@ static int check_state(const struct fsw_plant_model *m, const struct fsw_plant_s
     for (int i = 0; i < FSW_PLANT_HEATERS; i++)
         ok &= is_flag(s->heater_on[i]);
     for (int i = 0; i < m->n_compute; i++)
-        ok &= is_flag(s->tripped[i]) && within(s->node_j[i], 0.0, 1e18);
-    return ok && within(s->harvested_j, 0.0, 1e18) && within(s->consumed_j, 0.0, 1e18)
-           && within(s->shunted_j, 0.0, 1e18) && within(s->battery_loss_j, 0.0, 1e18)
-           && within(s->unmet_j, 0.0, 1e18);
+        ok &= is_flag(s->tripped[i]) && is_sum(s->node_j[i]);
+    return ok && is_sum(s->harvested_j) && is_sum(s->consumed_j) && is_sum(s->shunted_j)
+           && is_sum(s->battery_loss_j) && is_sum(s->unmet_j);
 }
 
 static int check_input(const struct fsw_plant_model *m, const struct fsw_plant_input *in)
