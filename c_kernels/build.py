@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from cffi import FFI
@@ -52,6 +53,13 @@ def compile_guardian(target: Path) -> None:
     subprocess.run(command, check=True)
 
 
+def check_warnings() -> None:
+    """Compile every C file with all warnings as errors, for `make check`; nothing is kept."""
+    for path in [*sources("src"), *sources("guardian")]:
+        subprocess.run([os.environ.get("CC", "cc"), *NUMERIC, *WARNINGS, "-Werror", "-I", str(INCLUDE), "-c",
+                        "-o", os.devnull, str(path)], check=True)
+
+
 def make_ffibuilder() -> FFI:
     """Describe the module `flightsw._kernels` to setuptools."""
     ffi = FFI()
@@ -70,3 +78,9 @@ def make_ffibuilder() -> FFI:
 
 
 ffibuilder = make_ffibuilder()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--check"]:
+        raise SystemExit("usage: python -m c_kernels.build --check")
+    check_warnings()

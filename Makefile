@@ -1,0 +1,36 @@
+# Everything a newcomer needs: `make run` and `make test`. Both set up their own environment in .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
+
+.PHONY: help run test check bench build clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+run: $(READY) ## fly one mission day in virtual time and write a report
+	@$(BIN)/hil run hil/scenarios/day_iss.toml
+
+test: $(READY) ## run all tests (linters and types included)
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## ruff, mypy --strict, C warnings as errors
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m c_kernels.build --check
+
+bench: $(READY) ## rollouts per second beside NumPy's, cost of a tick, link and ground figures
+	@$(BIN)/python -m pytest tests/bench --benchmark-only -p no:cacheprovider
+
+build: $(READY) ## compile the C kernels and the guardian
+
+clean: ## remove the environment, builds and runs
+	rm -rf $(VENV) build out *.egg-info flightsw/*.so flightsw/_bin
+
+$(READY): pyproject.toml setup.py boards/bootstrap.sh $(C_SOURCES)
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh boards/bootstrap.sh
+	@touch $@
