@@ -1,0 +1,62 @@
+"""The plant and rollout kernels under address and undefined-behaviour sanitizers, driven by their fuzzers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from c_kernels.build import INCLUDE, NUMERIC, WARNINGS
+
+C = INCLUDE.parent
+SOURCES = {
+    "plant": ["plant.c"],
+    "rollout": ["rollout.c", "rollout_base.c", "rollout_avx2.c"],
+}
+SANITIZE = ["-g", "-O0", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+
+
+def compile_fuzz(compiler: str, kernel: str, target: Path, *options: str) -> None:
+    numeric = [flag for flag in NUMERIC if flag != "-O3"]
+    sources = [C / "fuzz" / f"fuzz_{kernel}.c", *(C / "src" / name for name in SOURCES[kernel])]
+    command = [compiler, *numeric, *options, "-I", INCLUDE, "-o", target, *sources, "-lm"]
+    subprocess.run([str(word) for word in command], check=True)
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(("kernel", "runs"), [("plant", 20_000), ("rollout", 3000)])
+def test_fuzzing_under_sanitizers_breaks_no_promise(kernel: str, runs: int, tmp_path: Path) -> None:
+    program = tmp_path / f"fuzz_{kernel}"
+    compile_fuzz("gcc", kernel, program, *SANITIZE, "-fsanitize=address,undefined", "-Werror", *WARNINGS)
+    assert "every promise kept" in run(program, str(runs), "7")
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="libFuzzer comes with clang, which is not installed")
+@pytest.mark.parametrize("kernel", SOURCES)
+def test_libfuzzer_finds_nothing(kernel: str, tmp_path: Path) -> None:
+    program = tmp_path / f"fuzz_{kernel}"
+    compile_fuzz("clang", kernel, program, *SANITIZE, "-fsanitize=fuzzer,address,undefined", "-DFSW_LIBFUZZER")
+    run(program, "-runs=5000", "-seed=7", "-max_len=16384", f"-artifact_prefix={tmp_path}/")
+
+
+def test_a_broken_promise_is_seen(tmp_path: Path) -> None:
+    """The driver can fail: with the check on battery_node taken out, the sanitizer must stop the run."""
+    source = (C / "src" / "plant.c").read_text(encoding="utf-8")
+    broken = source.replace("int ok = is_node(m, m->battery_node) &&", "int ok =")
+    assert broken != source
+    (tmp_path / "plant.c").write_text(broken, encoding="utf-8")
+    program = tmp_path / "fuzz_broken"
+    command = [
+        "gcc", "-std=c11", *SANITIZE, "-fsanitize=address,undefined", "-I", str(INCLUDE), "-o", str(program),
+        str(C / "fuzz" / "fuzz_plant.c"), str(tmp_path / "plant.c"), "-lm",
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    done = subprocess.run([str(program), "20000", "7"], capture_output=True, check=False, timeout=200)
+    assert done.returncode != 0
