@@ -302,8 +302,8 @@ class Station:
             text = event.text.format(*args)
             self.archive.add_event(obt_s, event, args, text)
             self._queue(EventReport(now_s, obt_s, event, args, text))
-            if event.name == "parameter_set":
-                self._learn(str(args[0]), float(args[1]))
+            if event.name == "parameter_set" and args[0] in parameters.BY_NAME:
+                self._learn(parameters.BY_NAME[str(args[0])], float(args[1]), obt_s)
         elif service == 1:
             self._verify(subservice, data, obt_s, now_s)
         elif service == 20 and subservice == 2:
@@ -311,17 +311,17 @@ class Station:
             parameter = parameters.BY_NUMBER.get(number)
             if parameter is None:
                 raise LinkError(f"parameter {number} is not in the dictionary")
-            self.archive.add_parameter(obt_s, number, parameter.name, value)
-            self._learn(parameter.name, value)
+            self._learn(parameter, value, obt_s)
             self._queue(ParameterReport(now_s, obt_s, parameter, value))
         elif service == 17 and subservice == 2:
             self._queue(PongReport(now_s, obt_s))
         else:
             raise LinkError(f"report {service},{subservice} is not in the dictionary")
 
-    def _learn(self, name: str, value: float) -> None:
+    def _learn(self, row: parameters.Parameter, value: float, obt_s: float) -> None:
+        self.archive.add_parameter(obt_s, row.number, row.name, value)
         if math.isfinite(value):
-            self.parameters[name] = value
+            self.parameters[row.name] = value
 
     def _verify(self, stage: int, data: bytes, obt_s: float, now_s: float) -> None:
         state = _STATE_OF_STAGE.get(stage)
