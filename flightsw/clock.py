@@ -7,7 +7,9 @@ timeout.
 
 from __future__ import annotations
 
+import select
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -37,20 +39,30 @@ class VirtualClock:
 
 
 class MonotonicClock:
-    """The machine's monotonic clock, optionally `rate` times as fast (bench runs only)."""
+    """The machine's monotonic clock from `start_s` on, optionally `rate` times as fast (bench runs only)."""
 
-    def __init__(self, rate: float = 1.0) -> None:
+    def __init__(self, rate: float = 1.0, start_s: float = 0.0) -> None:
         if not 0.0 < rate <= 1000.0:
             raise ValueError(f"clock rate {rate} outside 0..1000")
         self._rate = rate
+        self._start_s = start_s
         self._origin_s = time.monotonic()
 
     def now_s(self) -> float:
-        """Seconds of this clock since it was made."""
-        return (time.monotonic() - self._origin_s) * self._rate
+        """`start_s` and the seconds of this clock since it was made."""
+        return self._start_s + (time.monotonic() - self._origin_s) * self._rate
 
     def wait_until(self, deadline_s: float) -> None:
         """Sleep to the absolute deadline, so that lateness never adds up to drift."""
-        remaining_s = (deadline_s - self.now_s()) / self._rate
+        remaining_s = self._remaining_s(deadline_s)
         if remaining_s > 0.0:
             time.sleep(remaining_s)
+
+    def wait_ready(self, deadline_s: float, readable: Sequence[int], writable: Sequence[int]) -> bool:
+        """Sleep to the absolute deadline or until a descriptor is ready; return whether one is."""
+        ready = select.select(readable, writable, (), max(0.0, self._remaining_s(deadline_s)))
+        return bool(ready[0] or ready[1])
+
+    def _remaining_s(self, deadline_s: float) -> float:
+        """Seconds of the machine until `deadline_s`, negative when it has passed."""
+        return (deadline_s - self.now_s()) / self._rate
