@@ -48,7 +48,11 @@ class OrbitConfig:
 
 @dataclass(frozen=True, slots=True)
 class ArrayConfig:
-    """Solar array. Power = irradiance x cosine x area x efficiency(T) x MPPT x health."""
+    """Solar array. Power = irradiance x cosine x area x efficiency(T) x MPPT x health.
+
+    `attitude`: "sun" turns the body so that the wings face the Sun and the radiator deep space; "nadir" keeps
+    the radiator on the Earth and the wings on the zenith.
+    """
 
     attitude: str
     area_m2: float = _q("m2", 0.01, 50.0)

@@ -140,17 +140,14 @@ class Forecaster:
         """Sample flux, absorbed heat and transmitter power at the middle of steps `begin` .. `end` - 1."""
         mission, at = self._mission, self._at
         unix_s = self._start_unix_s + (np.arange(begin, end, dtype=np.float64) + 0.5) * STEP_S
-        around = self._orbit.environment(unix_s, Attitude.NADIR)
-        if mission.array.attitude == "sun":
-            self._flux = around.illumination_frac * around.irradiance_w_m2
-        else:
-            self._flux = around.solar_w_m2[:, _FACE_ZENITH].copy()
+        around = self._orbit.environment(unix_s, Attitude(mission.array.attitude))
+        self._flux = around.solar_w_m2[:, _FACE_ARRAY].copy()
         self._full_flux = float(around.irradiance_w_m2.mean())
         thermal, array = mission.thermal, mission.array
         faces = np.ones(around.solar_w_m2.shape[1])
         bus = around.absorbed_w_m2(thermal.bus_absorptivity * faces, thermal.bus_emissivity * faces).mean(axis=1)
         radiator = around.absorbed_w_m2(thermal.radiator_absorptivity * faces,
-                                        thermal.radiator_emissivity * faces)[:, _FACE_NADIR]
+                                        thermal.radiator_emissivity * faces)[:, _FACE_RADIATOR]
         earth = (array.absorptivity * around.albedo_w_m2 + array.emissivity_both * around.infrared_w_m2).mean(axis=1)
         heat = np.zeros((end - begin, at.total))
         heat[:, at.radiator] = thermal.radiator_area_m2 * radiator
@@ -263,5 +260,5 @@ class Forecaster:
                 "battery_max_c", "none")
 
 
-_FACE_ZENITH = 5  # -z in `orbit.FACES`
-_FACE_NADIR = 4  # +z
+_FACE_ARRAY = 5  # -z in `orbit.FACES`: the wings look this way
+_FACE_RADIATOR = 4  # +z
