@@ -9,6 +9,7 @@ again at a random disk operation: also in the middle of its recovery.
 from __future__ import annotations
 
 import errno
+import os
 import random
 from pathlib import Path
 
@@ -81,6 +82,8 @@ class CuttableDisk:
         self.files: dict[int, Inode] = {}
         self.fuse = -1
         self.operations = 0
+        self.fail_at = -1
+        self.fail_errno = errno.EIO
         self.room = 1 << 40
         self.fail: dict[str, OSError] = {}
 
@@ -89,6 +92,8 @@ class CuttableDisk:
             raise PowerCutError
         self.fuse -= 1
         self.operations += 1
+        if self.operations == self.fail_at:
+            raise OSError(self.fail_errno, os.strerror(self.fail_errno))
         if operation in self.fail:
             raise self.fail[operation]
 
@@ -269,6 +274,26 @@ def test_no_acknowledged_record_is_lost_over_thousands_of_power_cuts() -> None:
 def test_the_power_cut_test_catches_a_missing_sync(disk: type[CuttableDisk]) -> None:
     with pytest.raises(AssertionError):
         cut_power(disk(), 4_000, seed=2)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_whatever_operation_fails_nothing_is_acknowledged_falsely(code: int) -> None:
+    rng = random.Random(code)
+    refusals = 0
+    for operation in range(1, 400):
+        disk, life = CuttableDisk(), Life()
+        disk.fail_at, disk.fail_errno = operation, code
+        disk.fuse = operation + rng.randint(0, 30)
+        for number in range(operation * 8, operation * 8 + 8):
+            try:
+                live(disk, life, rng, number)
+            except StoreError as e:
+                refusals += os.strerror(code) in str(e)
+            except PowerCutError:
+                break
+        disk.cut(rng)
+        life.check(Store(FOLDER, disk, SMALL))
+    assert refusals > 300
 
 
 def test_records_come_back_in_order_over_segments_and_snapshots(tmp_path: Path) -> None:
