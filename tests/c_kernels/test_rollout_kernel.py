@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from flightsw.errors import KernelError
-from flightsw.kernels import AVX2_PATH, BASE_PATH, SCALAR_PATH, Rollout, Topology, lib
+from flightsw.kernels import AVX2_PATH, BASE_PATH, SCALAR_PATH, Rollout, Topology, lib, wrap_buffer
 
 SIGMA = 5.670374419e-8
 REFERENCE_K = 288.0
@@ -258,6 +259,15 @@ def test_every_path_gives_the_reference_bits(
     assert_equal(results(r), expected)
 
 
+@pytest.mark.parametrize(("precision", "digest"), [(32, "84a323c26e6a6706"), (64, "609fe6ae2ca55d1b")])
+def test_bits_are_those_of_every_machine(precision: int, digest: str) -> None:
+    """Taken on x86-64; a change here is a change of the model, and recorded runs no longer replay."""
+    r = make(37, [100, 300, 50], precision=precision, dt_s=5.0)
+    r.run()
+    bits = hashlib.sha256(b"".join(getattr(r, name).tobytes() for name in RESULTS))
+    assert bits.hexdigest()[:16] == digest
+
+
 def permute(r: Rollout, order: Any) -> None:
     for values in r.params.values():
         values[:] = values[:, order]
@@ -485,3 +495,21 @@ def test_unknown_names_precisions_and_paths_are_refused() -> None:
         make(1, [1]).run(path=9)
     with pytest.raises(KernelError, match="dt_s"):
         make(1, [1], dt_s=0.0).run()
+
+
+def test_buffers_are_checked_before_c_sees_them() -> None:
+    good = np.zeros((3, 4))
+    assert len(wrap_buffer(good, "double", 12, "good", writable=True)) == 12
+    frozen = np.zeros(12)
+    frozen.flags.writeable = False
+    assert wrap_buffer(frozen, "double", 12, "frozen", writable=False)[0] == 0.0
+    for array, n_items, complaint in (
+        (good.astype(np.float32), 12, "dtype float32"),
+        (good.astype(np.int64), 12, "dtype int64"),
+        (good[:, ::2], 6, "not contiguous"),
+        (good.T, 12, "not contiguous"),
+        (good, 13, "12 items, must be 13"),
+        (frozen, 12, "read-only"),
+    ):
+        with pytest.raises(KernelError, match=complaint):
+            wrap_buffer(array, "double", n_items, "x", writable=True)
