@@ -128,15 +128,18 @@ def pack_arguments(row: Command, values: Sequence[Value]) -> bytes:
 def check_argument(arg: Arg, value: Value) -> str | None:
     """Return what is wrong with `value` for `arg`, or None."""
     if arg.kind == "text":
-        size = len(str(value).encode("utf-8"))
+        try:
+            size = len(str(value).encode("utf-8"))
+        except UnicodeEncodeError:
+            return f"{arg.name} = {value!r} is not UTF-8 text"
         return None if size <= arg.high else f"{arg.name} has {size} octets, limit {arg.high:g}"
     if isinstance(value, str):
         return f"{arg.name} = {value!r} is not a number"
     if not arg.low <= value <= arg.high:  # false for NaN as well
         unit = f" {arg.unit}" if arg.unit else ""
-        return f"{arg.name} = {value:g}{unit} outside {arg.low:g}..{arg.high:g}{unit}"
+        return f"{arg.name} = {value!r}{unit} outside {arg.low:.10g}..{arg.high:.10g}{unit}"
     if arg.enum is not None and value not in [int(member) for member in arg.enum]:
-        return f"{arg.name} = {value:g} is none of {', '.join(f'{m.name}={m:d}' for m in arg.enum)}"
+        return f"{arg.name} = {value!r} is none of {', '.join(f'{m.name}={m:d}' for m in arg.enum)}"
     return None
 
 

@@ -54,5 +54,5 @@ def check_value(name: str, value: float) -> str | None:
     if row is None:
         return f"no parameter {name!r}; known: {', '.join(sorted(BY_NAME))}"
     if not row.low <= value <= row.high:  # false for NaN as well
-        return f"{name} = {value:g} {row.unit} outside {row.low:g}..{row.high:g} {row.unit}"
+        return f"{name} = {value!r} {row.unit} outside {row.low:g}..{row.high:g} {row.unit}"
     return None

@@ -148,7 +148,8 @@ def pack_values(types: Sequence[str], values: Sequence[float | int | str]) -> by
     parts: list[bytes] = []
     for kind, value in zip(types, values, strict=True):
         if kind == "text":
-            octets = str(value).encode("utf-8")
+            # A lone surrogate, as in the name of a file that is no UTF-8, is sent as it is written in Python.
+            octets = str(value).encode("utf-8", "backslashreplace")
             if len(octets) > TEXT_MAX_OCTETS:  # cut between characters, never inside one
                 octets = octets[:TEXT_MAX_OCTETS].decode("utf-8", "ignore").encode("utf-8")
             parts.append(bytes((len(octets),)) + octets)
