@@ -274,6 +274,22 @@ def test_everything_printed_before_sigkill_is_archived_and_its_socket_is_stale(
         assert ground("send", "--archive", archive, "ping").returncode == 0
 
 
+def test_every_sender_hears_of_its_own_command_only(satellite: PtySatellite, archive: Path) -> None:
+    with Watch(satellite.port, archive) as watch:
+        satellite.satellite.mute = True
+        silent = subprocess.Popen([*GROUND, "send", "--archive", str(archive), "--timeout", "3", "safe"],
+                                  stdout=subprocess.PIPE, text=True)
+        watch.wait_for("safe sent")
+        satellite.wait_until_read()
+        satellite.satellite.mute = False
+        answered = ground("send", "--archive", archive, "ping")
+        out, _ = silent.communicate(timeout=PATIENCE_S)
+    assert (answered.returncode, silent.returncode) == (0, 3)
+    assert [line.split()[:2] for line in answered.stdout.splitlines()] == [
+        ["ping", "sent"], ["ping", "accepted"], ["ping", "completed"]]
+    assert [line.split(" after")[0] for line in out.splitlines()] == ["safe sent", "safe no answer"]
+
+
 def test_nonsense_at_the_door_does_not_disturb_the_watch(satellite: PtySatellite, archive: Path) -> None:
     with Watch(satellite.port, archive) as watch:
         for octets in (b"\n", b"[1]\n", b'{"verb": 1}\n', b"\xff\xfe\n", b"x" * 20000, b"",

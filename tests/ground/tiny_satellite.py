@@ -119,6 +119,11 @@ class PtySatellite:
         os.close(self._master)
         os.close(self._slave)
 
+    def wait_until_read(self) -> None:
+        """Return once the satellite took a telecommand."""
+        while not self.satellite.receiver.frames_accepted:
+            self._stop.wait(0.01)
+
     def unplug(self) -> None:
         """End the line as pulling an adapter does: the other end hangs up."""
         self._stop.set()
