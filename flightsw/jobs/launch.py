@@ -1,8 +1,8 @@
 """Become a job: set the limits that only the process itself can set, then run its command in its place.
 
-Run by `ProcessRunner` as a file of its own, never imported by flight code that runs. A program between
-supervisor and job costs some milliseconds once and keeps Python code out of the moment between fork and
-exec, where a thread of the supervisor could hold a lock for ever.
+Run by `ProcessRunner` as a program of its own; the supervisor knows only where the file is. A program
+between supervisor and job costs some milliseconds once and keeps Python code out of the moment between
+fork and exec, where it would wait for ever on a lock that another thread held. It reads nothing else.
 
     python -I -S launch.py PARENT_PID MEMORY_OCTETS FILE_OCTETS FOLDER COMMAND...
 """

@@ -131,14 +131,17 @@ class Ledger:
             self._take(entry)
 
     def _take(self, entry: LedgerEntry) -> None:
+        """Show an entry. Ended jobs stand in the order of their end, also in a snapshot, and leave in it."""
         job_id = entry.spec.job_id
-        self._entries[job_id] = entry
         self._open = None
+        self._closed.pop(job_id, None)
         if entry.state.is_final:
+            self._entries.pop(job_id, None)
             self._closed[job_id] = None
             if len(self._closed) > CLOSED_MAX:
                 oldest = next(iter(self._closed))
                 del self._closed[oldest], self._entries[oldest]
+        self._entries[job_id] = entry
 
 
 def _problem(change: JobTransition, before: LedgerEntry | None) -> str:

@@ -181,7 +181,7 @@ class ProcessRunner:
             job.signal(signal.SIGCONT)  # a stopped process takes no SIGTERM
 
     def poll(self, now_s: float) -> tuple[ProcessReport, ...]:
-        """See `JobRunner`. Some 20 us a job; while outputs are hashed, 4 MiB of them."""
+        """See `JobRunner`. Some 10 us a job; where outputs are hashed, the time for 4 MiB."""
         return tuple([job.poll(now_s) for job in self._jobs.values()])
 
     def release(self, job_id: int) -> None:

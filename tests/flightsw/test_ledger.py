@@ -22,9 +22,7 @@ PAUSED, FINISHED, REFUSED = JobState.PAUSED, JobState.FINISHED, JobState.REFUSED
 
 
 def spec(job_id: int, name: str = "mask", arrival_s: float = 5.0) -> JobSpec:
-    return JobSpec(
-        job_id, name, 100.5, 0.9, 3.0, arrival_s, arrival_s + 600.0, arrival_s, Pause.CHECKPOINT, "m"
-    )
+    return JobSpec(job_id, name, 100.5, 0.9, 3.0, arrival_s, arrival_s + 600.0, arrival_s, Pause.CHECKPOINT, "m")
 
 
 def to(job_id: int, state: JobState, new: JobSpec | None = None, done_units: float = 0.0) -> JobTransition:
@@ -66,9 +64,7 @@ def test_a_life_is_replayed_as_it_was_recorded(store: Store, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(JobState, JobState)))
-def test_only_legal_transitions_are_recorded(
-    store: Store, tmp_path: Path, before: JobState, after: JobState
-) -> None:
+def test_only_legal_transitions_are_recorded(store: Store, tmp_path: Path, before: JobState, after: JobState) -> None:
     ways = {QUEUED: [], PROMISED: [PROMISED], REFUSED: [REFUSED], RUNNING: [PROMISED, RUNNING]}
     ways[PAUSED] = [*ways[RUNNING], PAUSED]
     way = ways.get(before, [*ways[RUNNING], before])
@@ -117,9 +113,12 @@ def test_open_jobs_are_bounded_and_old_ended_ones_forgotten(tmp_path: Path) -> N
     limits = StoreLimits(segment_octets=20_000, journal_octets=120_000, snapshot_octets=400_000)
     store = Store(tmp_path / "jobs", limits=limits)
     ledger = Ledger(store)
-    for job_id in range(CLOSED_MAX + 20):
-        ledger.record([submit(job_id), to(job_id, REFUSED)], obt_s=float(job_id))
-    assert min(ledger.entries) == 20
+    for job_id in range(0, CLOSED_MAX + 21, 3):  # each three end in another order than they came in
+        ledger.record([submit(job_id), submit(job_id + 1), submit(job_id + 2)], obt_s=float(job_id))
+        for ending in (job_id + 1, job_id + 2, job_id):
+            ledger.record([to(ending, REFUSED)], obt_s=float(job_id))
+    forgotten = set(range(CLOSED_MAX + 22)) - set(ledger.entries)
+    assert forgotten == {*range(21), 22}
     ledger.record([submit(10_000 + n) for n in range(50)], obt_s=0.0)
     for n in range(50, OPEN_MAX):
         ledger.record([submit(10_000 + n)], obt_s=0.0)
