@@ -1,0 +1,554 @@
+"""Flies a scenario in virtual time: flight software, true satellite, line and ground station in one process.
+
+Called by `hil run`. The supervisor is the one that flies, built by `flightsw.compose`; only its board,
+guardian, runner, inbox and port are the rig's. Time is a counter; the machine's clock is read for `timing.json`
+and nothing else. What the run was worth is judged from the truth, never from what the flight software says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from flightsw import compose
+from flightsw.decide.brain import Brain
+from flightsw.decide.estimator import Estimator
+from flightsw.dictionary.sensors import fitted_names
+from flightsw.errors import ConfigError, FlightError
+from flightsw.guardian import InProcessGuardian
+from flightsw.mission import load as load_mission
+from flightsw.orbit import Attitude
+from flightsw.physics.units import J_PER_WH
+from flightsw.recorder import fingerprint, read_recording
+from flightsw.state import Decision, JobSpec, JobState, Mode, NodeCommand, RefusalReason
+from flightsw.supervisor import Supervisor
+from ground.archive import Archive, EventEntry
+from ground.station import CommandState, Station
+from hil.channel import VirtualLine
+from hil.jobs import FIRST_STREAM_ID, JobStream, StreamConfig, VirtualRunner
+from hil.plant.environment import TruthEnvironment, build_environment
+from hil.plant.propagator import start_from_tle
+from hil.plant.satellite import TruthSatellite, disperse
+from hil.scenario import Scenario
+
+TICK_S = 1.0
+RECORDING = "boot-0001.fswrec"
+
+_SENSORS, _JOBS, _DISPERSION, _CLOUDS, _LINE = range(5)
+"""What a run draws random numbers for; each has a stream of its own under the scenario's seed."""
+
+_COMMIT_S = 10.0  # the ground's archive writes in groups of this age: nobody watches a virtual pass
+_PROGRESS_TICKS = 256
+
+Column = npt.NDArray[np.float32]
+
+
+def generator(seed: int, purpose: int) -> np.random.Generator:
+    """Random numbers for one purpose of a run."""
+    return np.random.Generator(np.random.PCG64((seed, purpose)))
+
+
+# --- what is noted during a run ----------------------------------------------------------------------
+
+
+class Bar(NamedTuple):
+    """One stretch of a job on a node."""
+
+    job_id: int
+    node: int
+    from_s: float
+    to_s: float
+
+
+@dataclass(slots=True)
+class JobHistory:
+    """What became of one job, as the flight software decided it."""
+
+    spec: JobSpec
+    state: JobState
+    detail: str = ""
+    promised_s: float | None = None
+    ended_s: float | None = None
+
+    def is_broken(self, end_s: float) -> bool:
+        """True when it was promised and its deadline passed within the run without it being finished."""
+        if self.promised_s is None or self.state is JobState.CANCELLED:
+            return False
+        if self.state is JobState.FINISHED:
+            return self.ended_s is not None and self.ended_s > self.spec.deadline_s
+        return self.state.is_final or self.spec.deadline_s < end_s
+
+
+class Logbook:
+    """Follows the decisions: what became of each job, and which job was on which node when."""
+
+    def __init__(self, node_count: int) -> None:
+        self.jobs: dict[int, JobHistory] = {}
+        self.bars: list[Bar] = []
+        self.modes: list[tuple[float, Mode]] = []
+        self._nodes: tuple[NodeCommand, ...] = ()
+        self._since: list[tuple[int, float]] = [(0, 0.0)] * node_count
+
+    def note(self, decision: Decision) -> None:
+        """Take in one decision."""
+        now_s = decision.now_s
+        if not self.modes or self.modes[-1][1] is not decision.mode:
+            self.modes.append((now_s, decision.mode))
+        for job_id, state, detail, _, spec in decision.transitions:
+            history = self.jobs.get(job_id)
+            if history is None:
+                if spec is None:
+                    continue
+                history = self.jobs[job_id] = JobHistory(spec, state)
+            history.state, history.detail = state, detail
+            if state is JobState.PROMISED and history.promised_s is None:
+                history.promised_s = now_s
+            if state.is_final:
+                history.ended_s = now_s
+        if decision.nodes is not self._nodes:
+            self._nodes = decision.nodes
+            for i, node in enumerate(decision.nodes):
+                self._set(i, node.job_id if node.power_mode > 1 else 0, now_s)
+
+    def close(self, now_s: float) -> None:
+        """End the stretches that are under way."""
+        for i in range(len(self._since)):
+            self._set(i, 0, now_s)
+
+    def _set(self, node: int, job_id: int, now_s: float) -> None:
+        before, since_s = self._since[node]
+        if before == job_id:
+            return
+        if before and now_s > since_s:
+            self.bars.append(Bar(before, node, since_s, now_s))
+        self._since[node] = (job_id, now_s)
+
+
+class Trace:
+    """The truth, tick by tick, as columns of 32-bit floats."""
+
+    def __init__(self, node_count: int) -> None:
+        self.names = (
+            *fitted_names(node_count), "array_available_w", "tx_w", "heater_w", "budget_w",
+            *(f"node{i}_mode" for i in range(node_count)), *(f"node{i}_cap_w" for i in range(node_count)),
+        )
+        self._cells = array("f")
+        self._table = np.empty((0, len(self.names)), np.float32)
+
+    def add(self, satellite: TruthSatellite, budget_w: float, nodes: tuple[NodeCommand, ...]) -> None:
+        """Note where the satellite stands; `nodes` are the commands in force."""
+        out = satellite.plant.output
+        extend = self._cells.extend
+        extend(satellite.values)
+        extend((out.array_available_w, out.tx_w, out.heater_w, budget_w))
+        extend(satellite.modes)
+        extend([node.cap_w for node in nodes])
+
+    def close(self) -> None:
+        """Make the columns readable; nothing is added after this."""
+        self._table = np.frombuffer(self._cells, np.float32).reshape(-1, len(self.names))
+
+    def __len__(self) -> int:
+        return len(self._cells) // len(self.names)
+
+    def __getitem__(self, name: str) -> Column:
+        return self._table[:, self.names.index(name)]
+
+    def group(self, pattern: str, count: int) -> Column:
+        """Columns (n, count) of all nodes, `{}` in `pattern` standing for the node."""
+        return np.stack([self[pattern.format(i)] for i in range(count)], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """One stretch in which a station sees the satellite, by the truth."""
+
+    from_s: float
+    to_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """One limit and how the truth kept it: times crossed, seconds beyond it, greatest depth, nearest value."""
+
+    limit: str
+    bound: float
+    unit: str
+    count: int
+    seconds: float
+    depth: float
+    nearest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A run that has been flown, and all that its report needs."""
+
+    scenario: Scenario
+    folder: Path
+    metrics: dict[str, object]
+    timing: dict[str, object]
+    trace: Trace
+    logbook: Logbook
+    contacts: tuple[Contact, ...]
+    crossings: tuple[Crossing, ...]
+    events: tuple[EventEntry, ...]
+    lit_frac: npt.NDArray[np.float64]
+    start_unix_s: float
+
+
+# --- the run -----------------------------------------------------------------------------------------
+
+
+def surroundings(scenario: Scenario) -> TruthEnvironment:
+    """Compute the true orbit and all that it does to the satellite, for the whole run."""
+    tle = scenario.tle
+    start = start_from_tle(tle.line1, tle.line2, scenario.start_unix_s)
+    clouds = int(generator(scenario.seed, _CLOUDS).integers(2**31))
+    return build_environment(start, scenario.duration_s + TICK_S, Attitude(scenario.truth.attitude), clouds)
+
+
+def in_contact(scenario: Scenario, around: TruthEnvironment) -> npt.NDArray[np.bool_]:
+    """Tell for each tick whether a station sees the satellite."""
+    if scenario.link.contact == "always":
+        return np.ones(around.t_s.size, np.bool_)
+    seen = np.zeros(around.t_s.size, np.bool_)
+    for station in scenario.mission.stations:
+        elevation = around.elevation_deg(station.latitude_deg, station.longitude_deg, station.altitude_m)
+        seen |= elevation >= station.min_elevation_deg
+    return seen
+
+
+def stretches(flags: npt.NDArray[np.bool_]) -> tuple[Contact, ...]:
+    """Stretches of ticks in which `flags` holds."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
+    return tuple(Contact(float(a) * TICK_S, float(b) * TICK_S)
+                 for a, b in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+class _Operator:
+    """The ground's end: follows the script and polls the station."""
+
+    def __init__(self, scenario: Scenario, station: Station, rises_s: tuple[float, ...]) -> None:
+        self._station = station
+        due = [(at_s, step) for step in scenario.ground if (at_s := step.at.resolve(rises_s)) is not None]
+        self._due = sorted(due, key=lambda entry: entry[0])
+        self.left_out = len(scenario.ground) - len(due)
+        self.requests: list[int] = []
+
+    def poll(self, now_s: float) -> None:
+        """Take what the line brought and send what is due."""
+        self._station.poll(now_s)
+        while self._due and self._due[0][0] <= now_s:
+            _, step = self._due.pop(0)
+            self.requests.append(self._station.send(step.verb, step.values, now_s).request_id)
+
+    def count(self, *states: CommandState) -> int:
+        """Commands that are in one of `states`."""
+        return sum(1 for request_id in self.requests if self._station.command(request_id).state in states)
+
+
+def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = lambda _ticks: None) -> Flight:
+    """Fly `scenario` and leave everything but the report in `folder`, which must be empty.
+
+    `advanced` is called now and then with the ticks done since. Raises ConfigError or StoreError.
+    """
+    mission, seed = scenario.mission, scenario.seed
+    around = surroundings(scenario)
+    seen = in_contact(scenario, around)
+    contacts = stretches(seen)
+    rises_s = tuple(contact.from_s for contact in contacts)
+    truth = disperse(scenario.truth, scenario.dispersion, generator(seed, _DISPERSION))
+    stream_config = scenario.jobs or StreamConfig(overload=0.0)
+    stream = JobStream(stream_config, scenario.examples, scenario.duration_s, generator(seed, _JOBS))
+    runner = VirtualRunner(truth.compute.nodes, truth.compute.restore_s, stream_config, seed)
+    guardian = InProcessGuardian(compose.guardian_config(mission))
+    faults = [fault for step in scenario.faults if (fault := step.resolve(rises_s)) is not None]
+    satellite = TruthSatellite(truth, around, guardian, runner, start=scenario.start,
+                               sensors=generator(seed, _SENSORS), faults=faults)
+    link = scenario.link
+    line = VirtualLine(link.baud, link.latency_s, link.bit_error_rate, int(generator(seed, _LINE).integers(2**31)))
+    onboard = folder / "flight"
+    onboard.mkdir()
+    parts = compose.Parts(satellite, guardian, runner, stream, line.a,
+                          always_transmit=link.contact == "always", duty_throttle=False)
+    supervisor = compose.build(mission, scenario.mission_toml, parts, onboard, str(scenario.mission_path))
+    book, trace = Logbook(truth.compute.nodes), Trace(truth.compute.nodes)
+    with Archive(folder / "ground.sqlite", commit_s=_COMMIT_S) as archive:
+        station = Station(line.b, archive, scid=mission.link.spacecraft_id, apid=mission.link.apid,
+                          epoch_s=scenario.start_unix_s)
+        operator = _Operator(scenario, station, rises_s)
+        began_s = perf_counter()
+        stopwatch = _loop(scenario, supervisor, satellite, line, operator, seen.tolist(), book, trace, advanced)
+        supervisor.close()
+        archive.flush()
+        elapsed_s = perf_counter() - began_s
+        events = tuple(archive.events())
+        gaps = archive.gaps()
+    trace.close()
+    book.close(scenario.duration_s)
+    crossings = judge_limits(scenario, trace)
+    metrics = _metrics(scenario, satellite, trace, book, stream, crossings)
+    metrics |= {
+        "failed_ticks": supervisor.failures,
+        "sheds": supervisor.brain.tally.sheds,
+        "ground_passes": 0 if link.contact == "always" else len(contacts),
+        "telemetry_packets": station.packets,
+        "telemetry_frames_lost": station.lost_frames,
+        "telemetry_frames_bad": station.bad_frames,
+        "telemetry_gaps": len(gaps),
+        "telecommands_sent": len(operator.requests),
+        "telecommands_completed": operator.count(CommandState.COMPLETED),
+        "telecommands_refused": operator.count(CommandState.REJECTED, CommandState.FAILED),
+        "telecommands_unanswered": operator.count(CommandState.NO_ANSWER, CommandState.SENT, CommandState.ACCEPTED,
+                                                  CommandState.NOT_SENT),
+        "telecommands_left_out": operator.left_out,
+        "line_bits_flipped": line.a_to_b.flipped_bits + line.b_to_a.flipped_bits,
+        "line_octets_lost": line.a_to_b.lost_octets + line.b_to_a.lost_octets,
+        "line_octets_overrun": line.a_to_b.overrun_octets + line.b_to_a.overrun_octets,
+        "line_octets_down": line.a_to_b.delivered_octets,
+        "line_octets_up": line.b_to_a.delivered_octets,
+    }
+    timing = stopwatch.summary(scenario.duration_s, elapsed_s)
+    write_json(folder / "run.json", metrics)
+    write_json(folder / "timing.json", timing)
+    return Flight(scenario, folder, metrics, timing, trace, book, contacts, crossings, events,
+                  around.illumination_frac, scenario.start_unix_s)
+
+
+def _loop(scenario: Scenario, supervisor: Supervisor, satellite: TruthSatellite, line: VirtualLine,
+          operator: _Operator, seen: list[bool], book: Logbook, trace: Trace,
+          advanced: Callable[[int], object]) -> _Stopwatch:
+    """Tick by tick: line, flight software, ground, truth. Reads the machine's clock for the stopwatch only."""
+    watch = _Stopwatch()
+    ticks = int(scenario.duration_s / TICK_S)
+    off = NodeCommand(0, scenario.mission.compute.modes[0].cap_w, 0)
+    nodes: tuple[NodeCommand, ...] = (off,) * scenario.mission.compute.nodes
+    budget_w = 0.0
+    flight_s, link_s, truth_s, ticks_ms = 0.0, 0.0, 0.0, watch.tick_ms
+    begun = perf_counter()
+    for tick in range(ticks):
+        now_s = tick * TICK_S
+        line.up = seen[tick]
+        line.advance(now_s)
+        t1 = perf_counter()
+        decision = supervisor.tick(now_s)
+        t2 = perf_counter()
+        if decision is not None:
+            book.note(decision)
+            nodes, budget_w = decision.nodes, decision.plan.budget_at(now_s)
+        else:
+            nodes = (off,) * len(nodes)
+        operator.poll(now_s)
+        t3 = perf_counter()
+        trace.add(satellite, budget_w, nodes)
+        satellite.advance()
+        t4 = perf_counter()
+        ticks_ms.append((t2 - t1) * 1e3)
+        link_s += t1 - begun + t3 - t2
+        flight_s += t2 - t1
+        truth_s += t4 - t3
+        begun = t4
+        if tick % _PROGRESS_TICKS == _PROGRESS_TICKS - 1:
+            advanced(_PROGRESS_TICKS)
+    advanced(ticks % _PROGRESS_TICKS)
+    watch.parts_s = {"flight": flight_s, "link_and_ground": link_s, "truth": truth_s}
+    return watch
+
+
+class _Stopwatch:
+    """What the run cost on this machine."""
+
+    def __init__(self) -> None:
+        self.tick_ms = array("d")
+        self.parts_s: dict[str, float] = {}
+
+    def summary(self, duration_s: float, elapsed_s: float) -> dict[str, object]:
+        """Contents of `timing.json`."""
+        ticks = np.frombuffer(self.tick_ms)
+        p50, p90, p99 = np.percentile(ticks, [50, 90, 99]).tolist()
+        return {
+            "realtime_factor": round(duration_s / elapsed_s, 1),
+            "elapsed_s": round(elapsed_s, 3),
+            "tick_ms": {"p50": round(p50, 4), "p90": round(p90, 4), "p99": round(p99, 4),
+                        "max": round(float(ticks.max()), 4)},
+            "us_per_tick": {name: round(1e6 * part_s / ticks.size, 2) for name, part_s in self.parts_s.items()},
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.python_implementation()} "
+                       f"{platform.python_version()}",
+        }
+
+
+# --- what it was worth -------------------------------------------------------------------------------
+
+
+def judge_limits(scenario: Scenario, trace: Trace) -> tuple[Crossing, ...]:
+    """Hold the true values against the limits that the mission started with."""
+    limits, nodes = scenario.mission.parameters, scenario.mission.compute.nodes
+    charging = trace["battery_a"] > 0.0
+    # Distance inside the limit for each tick, the value itself, and its unit.
+    rows = (
+        ("battery_floor_frac", trace["battery_soc_frac"], 1.0, "frac"),
+        ("battery_cutoff_frac", trace["battery_soc_frac"], 1.0, "frac"),
+        ("die_max_c", trace.group("die{}_c", nodes).max(axis=1), -1.0, "degC"),
+        ("plate_max_c", trace["plate_c"], -1.0, "degC"),
+        ("radiator_max_c", trace["radiator_c"], -1.0, "degC"),
+        ("battery_max_c", trace["battery_c"], -1.0, "degC"),
+        ("battery_min_c", np.where(charging, trace["battery_c"], np.float32(np.inf)), 1.0, "degC"),
+        ("payload_max_w", trace.group("node{}_w", nodes).sum(axis=1), -1.0, "W"),
+    )
+    return tuple(_crossing(name, limits[name], unit, np.asarray(values, np.float64), sign)
+                 for name, values, sign, unit in rows)
+
+
+def _crossing(name: str, bound: float, unit: str, values: npt.NDArray[np.float64], sign: float) -> Crossing:
+    """Judge one limit; `sign` is 1 where values must stay above it and -1 where below."""
+    inside = sign * (values - bound)
+    beyond = inside < 0.0
+    count = int(np.count_nonzero(beyond[1:] & ~beyond[:-1])) + int(beyond[0])
+    return Crossing(name, bound, unit, count, float(np.count_nonzero(beyond)) * TICK_S,
+                    float(max(0.0, -inside.min())), float(values[int(np.argmin(inside))]))
+
+
+def _metrics(scenario: Scenario, satellite: TruthSatellite, trace: Trace, book: Logbook, stream: JobStream,
+             crossings: tuple[Crossing, ...]) -> dict[str, object]:
+    """What the run was worth, by the truth; no times of this machine."""
+    nodes = scenario.mission.compute.nodes
+    state = satellite.plant.state
+    jobs = book.jobs.values()
+    finished = [job for job in jobs if job.state is JobState.FINISHED]
+    modes = trace.group("node{}_mode", nodes)
+    from_ground = sum(job.spec.value for job_id, job in book.jobs.items() if job_id < FIRST_STREAM_ID)
+    return {
+        "scenario": scenario.id,
+        "mission": scenario.mission.name,
+        "truth": scenario.truth.name,
+        "seed": scenario.seed,
+        "duration_s": scenario.duration_s,
+        "orbits": scenario.duration_s / scenario.orbit_s,
+        "limits_crossed": sum(crossing.count for crossing in crossings),
+        "limits": {crossing.limit: {"bound": crossing.bound, "count": crossing.count, "depth": crossing.depth,
+                                    "nearest": crossing.nearest if np.isfinite(crossing.nearest) else None,
+                                    "seconds": crossing.seconds}
+                   for crossing in crossings},
+        "jobs_offered": len(book.jobs),
+        "jobs_finished": len(finished),
+        "jobs_refused": sum(job.state is JobState.REFUSED for job in jobs),
+        "jobs_refused_by_reason": refusals(book),
+        "jobs_open_at_end": sum(not job.state.is_final for job in jobs),
+        "promises_made": sum(job.promised_s is not None for job in jobs),
+        "promises_broken": sum(job.is_broken(scenario.duration_s) for job in jobs),
+        "value_finished": sum(job.spec.value for job in finished),
+        "value_offered": sum(job.value for job in stream.jobs) + from_ground,
+        "work_finished_units": sum(job.spec.work_units for job in finished),
+        "energy_harvested_wh": state.harvested_j / J_PER_WH,
+        "energy_used_wh": state.consumed_j / J_PER_WH,
+        "energy_compute_wh": sum(state.node_j[i] for i in range(nodes)) / J_PER_WH,
+        "energy_shunted_wh": state.shunted_j / J_PER_WH,
+        "energy_unmet_wh": state.unmet_j / J_PER_WH,
+        "battery_soc_frac_min": float(trace["battery_soc_frac"].min()),
+        "battery_soc_frac_end": satellite.charge_frac,
+        "battery_c_min": float(trace["battery_c"].min()),
+        "battery_c_max": float(trace["battery_c"].max()),
+        "die_c_max": float(trace.group("die{}_c", nodes).max()),
+        "plate_c_max": float(trace["plate_c"].max()),
+        "radiator_c_max": float(trace["radiator_c"].max()),
+        "payload_w_max": float(trace.group("node{}_w", nodes).sum(axis=1).max()),
+        "power_mode_changes": int(np.count_nonzero(np.diff(modes, axis=0))),
+        "tx_s": float(np.count_nonzero(trace["tx_w"] > 0.0)) * TICK_S,
+    }
+
+
+def refusals(book: Logbook) -> dict[str, int]:
+    """Refused jobs by named reason; a job with two reasons counts under both."""
+    counts = dict.fromkeys((reason.name for reason in RefusalReason), 0)
+    for job in book.jobs.values():
+        if job.state is JobState.REFUSED:
+            for name in job.detail.split(", "):
+                counts[name] = counts.get(name, 0) + 1
+    return {name: count for name, count in counts.items() if count}
+
+
+def write_json(path: Path, content: dict[str, object]) -> None:
+    """Write sorted, indented JSON with numbers to nine digits, the same text for the same content."""
+    path.write_text(json.dumps(_rounded(content), indent=2, sort_keys=True, allow_nan=False) + "\n", "utf-8")
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+# --- folders -----------------------------------------------------------------------------------------
+
+
+def new_folder(out: Path, scenario: Scenario) -> Path:
+    """Make the next free folder for a run of `scenario` in `out`."""
+    for number in range(1, 100_000):
+        folder = out / f"{scenario.id}-{scenario.seed}-{number:03d}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(str(folder), f"cannot be made: {error.strerror}") from error
+        return folder
+    raise ConfigError(str(out), f"has 99,999 runs of {scenario.id} already")
+
+
+def point_latest(folder: Path) -> None:
+    """Let `latest` beside `folder` point to it."""
+    link, fresh = folder.parent / "latest", folder.parent / f".latest-{os.getpid()}"
+    fresh.symlink_to(folder.name)
+    fresh.replace(link)
+
+
+# --- replay ------------------------------------------------------------------------------------------
+
+
+class Replay(NamedTuple):
+    """Outcome of a replay: ticks compared, and the time of the first that came out differently."""
+
+    ticks: int
+    diverged_s: float | None
+
+
+def find_recording(run: Path) -> Path:
+    """Recording of a run's folder, or `run` itself where it is a file; ConfigError when there is none."""
+    path = run if run.is_file() else run / "flight" / RECORDING
+    if not path.is_file():
+        raise ConfigError(str(run), f"has no recording {path}")
+    return path
+
+
+def replay(recording: Path) -> Replay:
+    """Decide every recorded tick again, from its recorded inputs, and compare with what flew."""
+    start, ticks = read_recording(recording)
+    with tempfile.TemporaryDirectory() as folder:  # a mission is only ever read from a file
+        path = Path(folder) / "mission.toml"
+        path.write_text(start.mission_toml, "utf-8")
+        mission = load_mission(path)
+    brain = Brain(mission, compose.forecaster_of(mission, str(recording)), start.jobs)
+    estimator = Estimator(mission)
+    done = 0
+    for inputs, decided in ticks:
+        try:
+            estimate = estimator.update(inputs.readings, brain.parameters["blind_after_s"])
+            again = fingerprint(brain.decide(estimate, inputs))
+        except FlightError:
+            again = -1
+        if again != decided:
+            return Replay(done, inputs.now_s)
+        done += 1
+    return Replay(done, None)
