@@ -137,9 +137,10 @@ def check_argument(arg: Arg, value: Value) -> str | None:
         return f"{arg.name} = {value!r} is not a number"
     if not arg.low <= value <= arg.high:  # false for NaN as well
         unit = f" {arg.unit}" if arg.unit else ""
-        return f"{arg.name} = {value!r}{unit} outside {arg.low:.10g}..{arg.high:.10g}{unit}"
+        return (f"{arg.name} = {parameters.number_text(value)}{unit} outside "
+                f"{arg.low:.10g}..{arg.high:.10g}{unit}")
     if arg.enum is not None and value not in [int(member) for member in arg.enum]:
-        return f"{arg.name} = {value!r} is none of {', '.join(f'{m.name}={m:d}' for m in arg.enum)}"
+        return f"{arg.name} = {parameters.number_text(value)} is none of {', '.join(f'{m.name}={m:d}' for m in arg.enum)}"
     return None
 
 

@@ -48,11 +48,18 @@ BY_NAME: dict[str, Parameter] = {row.name: row for row in PARAMETERS}
 BY_NUMBER: dict[int, Parameter] = {row.number: row for row in PARAMETERS}
 
 
+def number_text(value: float) -> str:
+    """Return `value` as an error shows it: whole numbers in full, others to ten figures, so that a value just
+    beyond its bound does not look like the bound.
+    """
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
 def check_value(name: str, value: float) -> str | None:
     """Return why `value` may not be set as parameter `name`, or None when it may."""
     row = BY_NAME.get(name)
     if row is None:
         return f"no parameter {name!r}; known: {', '.join(sorted(BY_NAME))}"
     if not row.low <= value <= row.high:  # false for NaN as well
-        return f"{name} = {value!r} {row.unit} outside {row.low:g}..{row.high:g} {row.unit}"
+        return f"{name} = {number_text(value)} {row.unit} outside {row.low:g}..{row.high:g} {row.unit}"
     return None

@@ -299,9 +299,9 @@ def raw_arguments(row: Command, values: Sequence[Value]) -> bytes:
 @pytest.mark.parametrize("row", COMMANDS.values(), ids=IDS)
 def test_command_is_found_by_its_code_and_runs_at_its_bounds(row: Command) -> None:
     for i, arg in enumerate(row.args):
+        if (row.verb, arg.name) == ("param.set", "value"):
+            continue  # bounded by the parameter instead
         for value in legal_values(arg):
-            if (row.verb, arg.name) == ("param.set", "value"):
-                value = 80.0  # bounded by the parameter instead
             values = sample(row)
             values[i] = value
             data = commands.pack_arguments(row, values)
