@@ -207,9 +207,7 @@ class StoreLimits:
         # Two snapshot periods are kept, each of up to a segment and one last write of up to another, then
         # the segment that the older period began in, then the write that is under way.
         if self.journal_octets < 6 * self.segment_octets:
-            raise StoreError(
-                f"journal limit {self.journal_octets} octets below six segments of {self.segment_octets}"
-            )
+            raise StoreError(f"journal limit {self.journal_octets} octets below six segments of {self.segment_octets}")
 
 
 class Store:
@@ -254,9 +252,7 @@ class Store:
             if not 0 <= kind <= MAX_KIND:
                 raise StoreError(f"store {self._folder}: record type {kind} outside 0..{MAX_KIND}")
             if len(payload) > MAX_PAYLOAD_OCTETS:
-                raise StoreError(
-                    f"store {self._folder}: payload of {len(payload)} octets above {MAX_PAYLOAD_OCTETS}"
-                )
+                raise StoreError(f"store {self._folder}: payload of {len(payload)} octets above {MAX_PAYLOAD_OCTETS}")
             size += len(payload) + _FRAME_OCTETS
         if size == 0:
             return self._sequence
