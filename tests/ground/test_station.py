@@ -128,7 +128,7 @@ def test_ping_is_answered(session: Session) -> None:
 def test_bad_verb_and_bad_argument_send_nothing(session: Session) -> None:
     with pytest.raises(LinkError, match="no telecommand 'dance'"):
         session.station.send("dance", (), 0.0)
-    with pytest.raises(LinkError, match=r"structure = 300 outside 1\.\.255"):
+    with pytest.raises(LinkError, match="structure = 300"):
         session.station.send("hk.report", (300,), 0.0)
     assert session.wire.sent == b""
     assert session.archive.commands() == []
