@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +177,9 @@ class Mission:
     parameters: dict[str, float]
 
 
+_KIND_TEXT: dict[object, str] = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
+
+
 class _Reader:
     """Collects every problem of one file, so that an author sees all of them at once."""
 
@@ -188,7 +190,7 @@ class _Reader:
     def build(self, cls: type[T], table: object, path: str) -> T | None:
         """Build dataclass `cls` from a TOML table; None when something was wrong with it."""
         if not isinstance(table, dict):
-            self.problems.append(f"{path}: a table is expected")
+            self.problems.append(f"{path.rstrip('.')} = {table!r}: a table is expected")
             return None
         hints = get_type_hints(cls)
         fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type] # T is a dataclass
@@ -210,34 +212,33 @@ class _Reader:
         if get_origin(kind) is tuple:
             item = get_args(kind)[0]
             if not isinstance(raw, list):
-                self.problems.append(f"{path}: an array of tables is expected")
+                self.problems.append(f"{path} = {raw!r}: an array of tables is expected")
                 return ()
             return tuple(self.build(item, entry, f"{path}[{i}].") for i, entry in enumerate(raw))
         if get_origin(kind) is dict:
             return self._parameters(raw, path)
         if kind is bool or kind is str:
             if not isinstance(raw, kind):
-                self.problems.append(f"{path} = {raw!r}: a {kind.__name__} is expected")
+                self.problems.append(f"{path} = {raw!r}: {_KIND_TEXT[kind]} is expected")
             return raw
-        is_number = isinstance(raw, (int, float)) and not isinstance(raw, bool)
-        if not is_number or (kind is int and not isinstance(raw, int)):
-            self.problems.append(f"{path} = {raw!r}: a {kind.__name__} is expected{_range_text(bounds)}")
+        if isinstance(raw, bool) or not isinstance(raw, int if kind is int else (int, float)):
+            self.problems.append(f"{path} = {raw!r}: {_KIND_TEXT[kind]} is expected{_range_text(bounds)}")
             return raw
-        value = float(raw)  # type: ignore[arg-type] # checked to be int or float just above
-        if not (math.isfinite(value) and bounds["low"] <= value <= bounds["high"]):
+        if not bounds["low"] <= raw <= bounds["high"]:  # false for NaN as well
             self.problems.append(f"{path} = {raw!r} is out of range{_range_text(bounds)}")
-        return raw if kind is int else value
+            return raw
+        return raw if kind is int else float(raw)
 
     def _parameters(self, raw: object, path: str) -> dict[str, float]:
         values = {row.name: row.default for row in parameters.PARAMETERS}
         if not isinstance(raw, dict):
-            self.problems.append(f"{path}: a table is expected")
+            self.problems.append(f"{path} = {raw!r}: a table is expected")
             return values
         for key, value in raw.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 self.problems.append(f"{path}.{key} = {value!r}: a number is expected")
                 continue
-            problem = parameters.check_value(key, float(value))
+            problem = parameters.check_value(key, value)
             if problem:
                 self.problems.append(f"{path}: {problem}")
             else:
@@ -258,7 +259,7 @@ def read_toml(path: Path) -> dict[str, Any]:  # Any: TOML values
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also text that is no UTF-8 and numbers of thousands of digits
         raise ConfigError(str(path), f"is not valid TOML: {error}") from error
 
 
@@ -284,6 +285,9 @@ def _consistency_problems(mission: Mission) -> list[str]:
             problems.append(f"compute.modes: {after.name} does not lie above {before.name} in power and rate")
     if any(mode.rate > 0.0 for mode in modes[:2]):
         problems.append("compute.modes: the first two modes are off and idle and do no work (rate 0)")
+    for mode in modes[2:]:
+        if mode.rate <= 0.0:
+            problems.append(f"compute.modes: {mode.name} is a working mode and does no work (rate {mode.rate:g})")
     if mission.battery.full_v <= mission.battery.empty_v:
         problems.append(f"battery.full_v = {mission.battery.full_v:g} V is not above empty_v "
                         f"= {mission.battery.empty_v:g} V")
