@@ -140,7 +140,8 @@ def check_argument(arg: Arg, value: Value) -> str | None:
         return (f"{arg.name} = {parameters.number_text(value)}{unit} outside "
                 f"{arg.low:.10g}..{arg.high:.10g}{unit}")
     if arg.enum is not None and value not in [int(member) for member in arg.enum]:
-        return f"{arg.name} = {parameters.number_text(value)} is none of {', '.join(f'{m.name}={m:d}' for m in arg.enum)}"
+        names = ", ".join(f"{member.name}={member:d}" for member in arg.enum)
+        return f"{arg.name} = {parameters.number_text(value)} is none of {names}"
     return None
 
 
