@@ -1,7 +1,8 @@
 """Raw samples -> believed readings: the one place where a value is accepted or refused.
 
 Called first thing in every tick. A device that failed, is late, says NaN or something outside its row's
-range gives no value and the reason; nothing downstream ever sees a made-up number.
+range, or stamps what it says with a time that cannot be, gives no value and the reason; nothing downstream
+ever sees a made-up number.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ def sense(board: Board, now_s: float) -> Readings:
             sampled.append(NEVER_S)
             continue
         value, sampled_s = raw
-        sampled.append(sampled_s)
+        # A device answers while the tick runs, so its stamp may be a little ahead; one that is further ahead
+        # than it may be behind comes from a wrong clock and says nothing of the value's age.
+        sampled.append(now_s if sampled_s > now_s else sampled_s)
         if value is None:
             quality = _MISSING
         elif low <= value <= high:  # false for NaN as well
-            quality = _GOOD if now_s - sampled_s <= max_age_s else _STALE
+            quality = _GOOD if -max_age_s <= now_s - sampled_s <= max_age_s else _STALE
         else:
             quality = _OUT_OF_RANGE if math.isfinite(value) else _NOT_FINITE
         qualities.append(quality)
-        values.append(value if quality == _GOOD else None)
+        values.append(float(value) if quality == _GOOD and value is not None else None)
     return Readings(now_s, tuple(values), tuple(qualities), tuple(sampled))
