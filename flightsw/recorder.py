@@ -32,7 +32,7 @@ from flightsw.state import (
 )
 
 _COUNT = len(SENSORS)
-_FIXED = struct.Struct(f"<d?{_COUNT}d{_COUNT}B{_COUNT}dIH")
+_FIXED = struct.Struct(f"<d?{_COUNT}d{_COUNT}B{_COUNT}dII")
 _FLUSH_TICKS = 60
 _MAGIC = b"FSWREC01"
 
@@ -100,18 +100,24 @@ class Recorder:
             self._flush(zlib.Z_SYNC_FLUSH)
 
     def close(self) -> None:
-        """End the recording."""
+        """End the recording; never raises."""
         if not self.failure:
             self._flush(zlib.Z_FINISH)
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            self.failure = self.failure or f"recording: {error.strerror}"
 
     def _put(self, octets: bytes) -> None:
         self._write(self._packer.compress(octets))
 
     def _flush(self, how: int) -> None:
         self._write(self._packer.flush(how))
-        if not self.failure:
-            self._file.flush()
+        try:
+            if not self.failure:
+                self._file.flush()
+        except OSError as error:
+            self.failure = f"recording: {error.strerror}"
 
     def _write(self, packed: bytes) -> None:
         if not packed or self.failure:
@@ -127,7 +133,10 @@ class Recorder:
 
 
 def read_recording(path: Path) -> tuple[Start, Iterator[Tick]]:
-    """Open a recording; StoreError when it is not one. A torn end ends the ticks without an error."""
+    """Open a recording; StoreError when it is not one or is damaged, also later, from the ticks.
+
+    A torn end ends the ticks without an error.
+    """
     try:
         octets = path.read_bytes()
     except OSError as error:
@@ -144,12 +153,12 @@ def read_recording(path: Path) -> tuple[Start, Iterator[Tick]]:
         head = json.loads(plain[:end_of_head])
         jobs = tuple(_job_from_json(job) for job in head.pop("jobs"))
         start = Start(**head, jobs=jobs)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise StoreError(f"recording {path} has no valid head: {error}") from error
-    return start, _ticks(plain, end_of_head + 1)
+    return start, _ticks(plain, end_of_head + 1, path)
 
 
-def _ticks(plain: bytes, at: int) -> Iterator[Tick]:
+def _ticks(plain: bytes, at: int, path: Path) -> Iterator[Tick]:
     while at + _FIXED.size <= len(plain):
         now_s, guardian_answers, *rest = _FIXED.unpack_from(plain, at)
         values, qualities = rest[:_COUNT], rest[_COUNT:2 * _COUNT]
@@ -157,18 +166,24 @@ def _ticks(plain: bytes, at: int) -> Iterator[Tick]:
         at += _FIXED.size
         if at + size > len(plain):
             return
-        received, submitted, progress = json.loads(plain[at:at + size]) if size else ((), (), ())
+        try:
+            received, submitted, progress = _variable_part(plain[at:at + size]) if size else ((), (), ())
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"recording {path} is damaged in the tick at {now_s!r} s: {error}") from error
         at += size
         readings = Readings(now_s, tuple(None if math.isnan(v) else v for v in values), tuple(qualities),
                             tuple(sampled))
-        yield Tick(Inputs(
-            now_s, readings,
-            tuple(Received(number, service, subservice, bytes.fromhex(data))
-                  for number, service, subservice, data in received),
-            tuple(_spec_from_json(spec) for spec in submitted),
-            tuple(JobProgress(*fields) for fields in progress),
-            guardian_answers,
-        ), decided)
+        yield Tick(Inputs(now_s, readings, received, submitted, progress, guardian_answers), decided)
+
+
+def _variable_part(octets: bytes) -> tuple[tuple[Received, ...], tuple[JobSpec, ...], tuple[JobProgress, ...]]:
+    received, submitted, progress = json.loads(octets)
+    return (
+        tuple(Received(number, service, subservice, bytes.fromhex(data))
+              for number, service, subservice, data in received),
+        tuple(_spec_from_json(spec) for spec in submitted),
+        tuple(JobProgress(*fields) for fields in progress),
+    )
 
 
 def _spec_to_json(spec: JobSpec) -> list[object]:
