@@ -265,6 +265,7 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     `advanced` is called now and then with the ticks done since. Raises ConfigError or StoreError.
     """
     mission, seed = scenario.mission, scenario.seed
+    began_s = perf_counter()
     around = surroundings(scenario)
     seen = in_contact(scenario, around)
     contacts = stretches(seen)
@@ -289,7 +290,6 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
         station = Station(line.b, archive, scid=mission.link.spacecraft_id, apid=mission.link.apid,
                           epoch_s=scenario.start_unix_s)
         operator = _Operator(scenario, station, rises_s)
-        began_s = perf_counter()
         stopwatch = _loop(scenario, supervisor, satellite, line, operator, seen.tolist(), book, trace, advanced)
         supervisor.close()
         archive.flush()

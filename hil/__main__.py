@@ -1,0 +1,159 @@
+"""The rig's command line: `hil run`, `hil serial`, `hil check`, `hil replay`.
+
+A sub-command is a function that adds its parser and sets `run` to what it does; it stands in `_COMMANDS`. One
+of a module of its own adds one line there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from flightsw.errors import FlightError
+from hil import run as flight
+from hil import scenario as scenarios
+from hil import serial_bench
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+EXIT_OK, EXIT_DIFFERS, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+_EXIT_TEXT = "Exit status: 0 done, 1 the replay differs, 2 bad input or files, 130 interrupted."
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other bad input does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message}\n")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    parser = _Parser(prog="hil", description="Rig of the compute satellite: fly scenarios, replay recordings.",
+                     epilog=_EXIT_TEXT)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in _COMMANDS:
+        add(commands)
+    options = parser.parse_args(words)
+    try:
+        status: int = options.run(options)
+    except FlightError as error:
+        print(f"hil {options.command}: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"hil {options.command}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return status
+
+
+# --- run ---------------------------------------------------------------------------------------------
+
+
+def _add_run(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "run", help="fly a scenario in virtual time and write a report", epilog=_EXIT_TEXT,
+        description="Fly a scenario in virtual time, everything in one process, and write report, metrics, "
+        "recording and ground archive into a new folder.")
+    _add_scenario(parser)
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where runs are kept (out)")
+    parser.set_defaults(run=_run)
+
+
+def _add_scenario(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scenario", metavar="SCENARIO", help="a scenario file, or the name of one of hil/scenarios")
+    parser.add_argument("--seed", type=int, metavar="N", help="in place of the scenario's seed")
+    parser.add_argument("--duration", metavar="TIME", help='in place of the scenario\'s, like "2 orbits" or "1 h"')
+
+
+def _load(options: argparse.Namespace) -> scenarios.Scenario:
+    return scenarios.load(scenarios.find(options.scenario), seed=options.seed, duration=options.duration)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        from tqdm import tqdm  # noqa: PLC0415 # an extra: only runs need it
+
+        from hil import report  # noqa: PLC0415 # draws with matplotlib, an extra as well
+    except ImportError as error:
+        print(f"hil run: needs the extra 'hil' ({error.name} is not installed): pip install '.[hil]'", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    scenario = _load(options)
+    folder = flight.new_folder(options.out, scenario)
+    hours = scenario.duration_s / 3600.0
+    print(f"flying {scenario.id}: {hours:.1f} h ({scenario.duration_s / scenario.orbit_s:.1f} orbits) of mission "
+          f"{scenario.mission.name}, seed {scenario.seed}")
+    with tqdm(total=int(scenario.duration_s), unit=" s", unit_scale=True, disable=None, leave=False,
+              desc=scenario.id) as bar:
+        flown = flight.fly(scenario, folder, bar.update)
+    report.write(flown)
+    flight.point_latest(folder)
+    print(report.summary(flown))
+    return EXIT_OK
+
+
+# --- check -------------------------------------------------------------------------------------------
+
+
+def _add_check(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "check", help="check a scenario and all it names, and show what will happen when", epilog=_EXIT_TEXT,
+        description="Check a scenario, its mission, truth and telecommands without flying it; list its passes "
+        "and when the ground script's commands are due.")
+    _add_scenario(parser)
+    parser.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    scenario = _load(options)
+    around = flight.surroundings(scenario)
+    contacts = flight.stretches(flight.in_contact(scenario, around))
+    rises_s = tuple(contact.from_s for contact in contacts)
+    print(f"{scenario.path}: {scenario.id}, mission {scenario.mission.name}, truth {scenario.truth.name}, "
+          f"{scenario.duration_s:.0f} s, {scenario.duration_s / scenario.orbit_s:.2f} orbits, seed {scenario.seed}")
+    for number, contact in enumerate(contacts, start=1):
+        print(f"  pass {number}: T+{contact.from_s:.0f} s, {contact.to_s - contact.from_s:.0f} s long")
+    for step in scenario.ground:
+        at_s = step.at.resolve(rises_s)
+        heard = at_s is not None and any(contact.from_s <= at_s < contact.to_s for contact in contacts)
+        when = f"pass {step.at.pass_number} is not in this run" if at_s is None else f"T+{at_s:.0f} s"
+        print(f"  send {step.text}: {when}{'' if heard or at_s is None else ', outside every pass'}")
+    for fault in scenario.faults:
+        at_s = fault.at.resolve(rises_s)
+        when = f"pass {fault.at.pass_number} is not in this run" if at_s is None else f"T+{at_s:.0f} s"
+        print(f"  fault {fault.sensor} {fault.kind}: {when} for {fault.lasts_s:.0f} s")
+    return EXIT_OK
+
+
+# --- replay ------------------------------------------------------------------------------------------
+
+
+def _add_replay(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "replay", help="decide a recorded run again and compare", epilog=_EXIT_TEXT,
+        description="Feed the recorded inputs of a run to estimator and decisions again, and compare every "
+        "decision with the one that flew.")
+    parser.add_argument("what", type=Path, metavar="RUN", help="a run's folder (for instance out/latest) or recording")
+    parser.set_defaults(run=_replay)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    outcome = flight.replay(flight.find_recording(options.what))
+    if outcome.diverged_s is not None:
+        print(f"diverged at T+{outcome.diverged_s:.0f} s, after {outcome.ticks} identical ticks")
+        return EXIT_DIFFERS
+    if outcome.ticks == 0:
+        print(f"hil replay: {options.what} holds no ticks", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print(f"{outcome.ticks} ticks identical")
+    return EXIT_OK
+
+
+_COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_replay)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
