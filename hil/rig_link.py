@@ -1,0 +1,64 @@
+"""The plant's end of the rig line: sensors down to the board, actuators back.
+
+Used by `hil serial` on a pseudo-terminal and fit for a real adapter. The messages are `flightsw.board.rig`'s. Never
+paces and never waits: the bench sends sensors when its own clock says so, whatever the board does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from flightsw.board.rig import (
+    Actuators,
+    FrameCutter,
+    Kind,
+    check_hello,
+    decode_actuators,
+    encode_hello,
+    encode_sensors,
+)
+from flightsw.errors import LinkError
+from flightsw.link.serial_port import ByteStream
+from flightsw.state import RawReading
+
+
+class PlantLink:
+    """One plant's end; `actuators` is the board's latest word, None before the first."""
+
+    def __init__(self, port: ByteStream) -> None:
+        self.actuators: Actuators | None = None
+        self.heard_s = -math.inf
+        self.greetings = 0  # HELLOs heard: one or more for each start of a board
+        self.refused = ""  # why the board's HELLO was not accepted
+        self.bad_messages = 0
+        self._port = port
+        self._cutter = FrameCutter()
+        self._sequence = 0
+
+    @property
+    def bad_frames(self) -> int:
+        """Frames and messages that were not valid."""
+        return self._cutter.bad_frames + self.bad_messages
+
+    def poll(self, now_s: float) -> None:
+        """Take what the board sent and answer its greeting."""
+        for kind, payload in self._cutter.push(self._port.read()):
+            try:
+                if kind == Kind.ACTUATORS:
+                    self.actuators = decode_actuators(payload)
+                    self.heard_s = now_s
+                elif kind == Kind.HELLO:
+                    check_hello(payload)
+                    self.greetings += 1
+                    self._port.write(encode_hello())
+                else:
+                    raise LinkError(f"message of kind {kind:#x} is not for a plant")  # noqa: TRY301 # counted below
+            except LinkError as error:
+                self.bad_messages += 1
+                self.refused = str(error)
+
+    def send_sensors(self, t_s: float, readings: Sequence[RawReading | None]) -> None:
+        """Send what the plant's sensors read at `t_s`."""
+        self._sequence += 1
+        self._port.write(encode_sensors(self._sequence, t_s, readings))
