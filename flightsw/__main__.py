@@ -1,0 +1,358 @@
+"""The flight program and its command line: `flightsw run`, `flightsw check`, `flightsw sensors`.
+
+The composition root of what flies: it opens ports, state and guardian, builds the parts, runs the loop, and turns
+errors into one line and an exit code. Everything that decides is below and knows nothing of this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NoReturn
+
+from flightsw import mission as mission_file
+from flightsw.board import jetson, linux, raspberry_pi
+from flightsw.board.base import Board
+from flightsw.board.linux import BoardFile, Candidate, LinuxBoard
+from flightsw.board.rig import RigBoard
+from flightsw.clock import MonotonicClock
+from flightsw.compose import Parts, build, forecaster_of, guardian_config, start_unix_s
+from flightsw.decide import planner
+from flightsw.decide.estimator import Estimator
+from flightsw.dictionary.sensors import SENSORS, fitted_names
+from flightsw.errors import BoardError, ConfigError, FlightError
+from flightsw.executive import BusyMeter, Executive, GroundOnly, KeptGuardian, StopRequest, resume_time_s
+from flightsw.facts import FactFile
+from flightsw.guardian import ProcessGuardian
+from flightsw.jobs.onboard import OnboardJobs, load_bundles
+from flightsw.jobs.runner import ProcessRunner
+from flightsw.link.serial_port import SerialPort
+from flightsw.mission import Mission
+from flightsw.orbit import Orbit, parse_tle
+from flightsw.physics.units import J_PER_WH, KELVIN
+from flightsw.state import NODE_COUNT_MAX, Bounded, Estimate, Quality, Readings
+
+EXIT_OK, EXIT_USAGE, EXIT_DEVICE = 0, 2, 3
+
+_BOARDS: Final[dict[str, tuple[Candidate, ...]]] = {
+    "linux": linux.CANDIDATES, "raspberry_pi": raspberry_pi.CANDIDATES, "jetson": jetson.CANDIDATES,
+}
+_MODELS: Final = (("raspberry pi", "raspberry_pi"), ("jetson", "jetson"))
+_EXAMPLE_JOBS: Final = Path(__file__).resolve().parents[1] / "examples" / "jobs"
+_PLANT_ANSWERS_WITHIN_S: Final = 10.0
+_DAY_S: Final = 86_400.0
+_RATE_MAX: Final = 60.0
+
+_DESCRIPTION = "The flight software of a compute satellite."
+_EPILOG = """\
+examples:
+  flightsw check missions/iss_like.toml
+        what a mission file means: orbit, eclipses, passes, power
+  flightsw sensors --board raspberry_pi
+        which sensors this machine has, and which it would need
+  flightsw run --mission missions/iss_like.toml --port /dev/ttyUSB0
+        fly: this machine's sensors, its processes as jobs, the ground at the other end of the port
+
+exit codes: 0 ended as asked, 2 wrong use or configuration, 3 device, port or storage trouble
+"""
+_RUN_HELP = """\
+Fly the mission on this machine until SIGTERM or SIGINT. Sensors are this machine's own (see `flightsw sensors`) or,
+with --rig-port, those of a simulated satellite. Jobs named in a `job.submit` telecommand run as processes: the name is
+the id of a manifest in --jobs. Power caps go through the guardian, a small program of its own that drops them to the
+floor when this one stops renewing them. A satellite that lacks the sensors it needs flies, answers, and keeps its
+compute off.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one `flightsw` command and return its exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        code: int = options.action(options)
+    except FlightError as error:
+        print(f"flightsw {options.command}: {'; '.join(map(str.strip, str(error).splitlines()))}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_DEVICE
+    except KeyboardInterrupt:
+        return EXIT_OK
+    return code
+
+
+# --- run ---------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Build the real parts, fly until asked to stop, end in order."""
+    if options.rate != 1.0 and options.rig_port is None:
+        raise ConfigError("--rate", f"{options.rate:g} needs --rig-port: a real satellite has one rate")
+    where = str(options.mission)
+    mission = mission_file.load(options.mission)
+    folder = _make_folder(options.state or Path("state") / mission.name)
+    stop = StopRequest()
+    with ExitStack() as stack:
+        board_file = linux.load_board_file(options.board_file) if options.board_file else BoardFile()
+        port = stack.enter_context(SerialPort(options.port, options.baud or mission.link.baud))
+        ports: list[tuple[SerialPort, Callable[[float], None]]] = []
+        rig: RigBoard | None = None
+        board: Board
+        if options.rig_port is not None:
+            rig_port = stack.enter_context(SerialPort(options.rig_port, options.rig_baud))
+            board = rig = RigBoard(rig_port, mission.compute.nodes)
+            ports.append((rig_port, rig.serve))
+        else:
+            board = _local_board(options, board_file, mission.compute.nodes)
+        bundles, problems = load_bundles(options.jobs)
+        jobs = OnboardJobs(ProcessRunner(_make_folder(folder / "jobs"), Path(sys.executable)), bundles)
+        run_folder = _make_folder(options.run_dir or folder / "run")
+        guardian = KeptGuardian(ProcessGuardian(
+            guardian_config(mission), run_folder / "guardian.sock", run_folder, options=board_file.guardian_options),
+            options.rate)
+        # Ending the guardian drops the caps at once; where it pets a watchdog it stays, and its lease runs out.
+        stack.callback(guardian.close, stop="--watchdog" not in board_file.guardian_options)
+        noted_s = FactFile(folder).facts.now_s
+        supervisor = build(mission, options.mission.read_text("utf-8"),
+                           Parts(board, guardian, jobs, GroundOnly(), port, options.always_transmit), folder, where)
+        stack.callback(supervisor.close)
+        if rig is not None:
+            _await_plant(rig, options.rig_port, stop)
+        for line in _start_report(mission, board, port, bundles, problems, folder):
+            print(line, flush=True)
+        gc.collect()
+        gc.freeze()  # what was built stays; the collector need not look at it again
+        clock = MonotonicClock(options.rate, resume_time_s(folder, noted_s, options.rate))
+        ports.append((port, lambda _now_s: supervisor.listen()))
+        Executive(supervisor, clock, stop, ports, _reporter(rig, guardian, jobs, mission.compute.nodes)).run()
+    print("flightsw: ended as asked; jobs ended, caps at the floor, recording closed", flush=True)
+    return EXIT_OK
+
+
+def _reporter(rig: RigBoard | None, guardian: KeptGuardian, jobs: OnboardJobs, nodes: int) -> Callable[[float], None]:
+    """What is told to the simulated satellite after each tick; nothing where there is none."""
+    if rig is None:
+        return lambda _now_s: None
+    meter = BusyMeter(jobs, nodes)
+
+    def report(now_s: float) -> None:
+        in_force = guardian.last.nodes
+        caps_w = [math.nan if node.read_back_w is None else node.read_back_w for node in in_force]
+        rig.report(now_s, caps_w or [math.nan] * nodes, meter.read())
+
+    return report
+
+
+def _await_plant(rig: RigBoard, path: str, stop: StopRequest) -> None:
+    """Greet the plant until its sensors come; BoardError when they do not."""
+    clock = MonotonicClock()
+    while not rig.linked and not stop.asked:
+        now_s = clock.now_s()
+        rig.serve(now_s)
+        if now_s > _PLANT_ANSWERS_WITHIN_S:
+            raise BoardError(f"rig port {path}: no plant answered within {_PLANT_ANSWERS_WITHIN_S:g} s"
+                             + (f": {rig.refused}" if rig.refused else ""))
+        clock.wait_until(now_s + 0.01)
+
+
+def _start_report(mission: Mission, board: Board, port: SerialPort, bundles: Iterable[str],
+                  problems: Sequence[str], folder: Path) -> list[str]:
+    """What an engineer must know before walking away from the machine."""
+    return [
+        f"flightsw: mission {mission.name}, {mission.compute.nodes} compute nodes; state in {folder}",
+        f"link: {port.path} at {port.baud} baud",
+        "sensors:", *(f"  {line}" for line in board.describe()),
+        "which means:", *(f"  {line}" for line in consequences(_fitted(board), mission)),
+        f"jobs on board: {', '.join(sorted(bundles)) or 'none; every job.submit will fail'}",
+        *(f"  left out: {problem}" for problem in problems),
+    ]
+
+
+def _fitted(board: Board) -> frozenset[str]:
+    if isinstance(board, (LinuxBoard, RigBoard)):
+        return board.fitted
+    return frozenset()
+
+
+def consequences(fitted: frozenset[str], mission: Mission) -> list[str]:
+    """Say what a satellite with these sensors can do, by asking the estimator that will fly."""
+    values = tuple([0.5 * (row.low + row.high) if row.name in fitted else None for row in SENSORS])
+    readings = Readings(0.0, values, tuple([int(Quality.NOT_FITTED if v is None else Quality.GOOD) for v in values]),
+                        (0.0,) * len(values))
+    estimate = Estimator(mission).update(readings, mission.parameters["blind_after_s"])
+    lines = []
+    if estimate.blind:
+        lines.append(f"no {', no '.join(estimate.blind)}: the state is not known, compute stays off and every job is "
+                     "refused with STATE_UNKNOWN")
+    lines += [f"no die{node}_c: compute node {node} stays off" for node in estimate.dark_nodes]
+    unmeasured = [name for name in fitted_names(mission.compute.nodes) if name not in fitted
+                  and name not in estimate.blind and not name.startswith("die")]
+    if unmeasured and not estimate.blind:
+        lines.append(f"no {', no '.join(unmeasured)}: telemetry shows them as missing, bounds are wider")
+    return lines or ["every sensor that compute needs is there"]
+
+
+def _local_board(options: argparse.Namespace, board_file: BoardFile, nodes: int) -> LinuxBoard:
+    """Board of this machine's own sensors."""
+    name = options.board if options.board != "auto" else _detect(options.sysfs)
+    return LinuxBoard(linux.merge(_BOARDS[name], board_file.candidates), options.sysfs, nodes)
+
+
+def _detect(sysfs: Path) -> str:
+    """Name of the board that the device tree says this is; `linux` for any other."""
+    try:
+        model = (sysfs / "firmware/devicetree/base/model").read_text("utf-8", "replace").lower()
+    except OSError:
+        return "linux"
+    return next((board for words, board in _MODELS if words in model), "linux")
+
+
+def _make_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be made: {error.strerror}") from error
+    return path
+
+
+# --- sensors and check -------------------------------------------------------------------------------
+
+
+def _sensors(options: argparse.Namespace) -> int:
+    """Report this machine's devices, each with its value now."""
+    board_file = linux.load_board_file(options.board_file) if options.board_file else BoardFile()
+    nodes = mission_file.load(options.mission).compute.nodes if options.mission else NODE_COUNT_MAX
+    board = _local_board(options, board_file, nodes)
+    clock = MonotonicClock()
+    board.read_sensors(clock.now_s())
+    clock.wait_until(0.2)  # an energy counter says nothing before its second reading
+    values = {row.name: reading for row, reading in zip(SENSORS, board.read_sensors(clock.now_s()), strict=True)}
+    units = {row.name: row.unit for row in SENSORS}
+    for line in board.describe():
+        name = line.split()[0]
+        reading = values[name]
+        shown = "" if reading is None else (
+            " = no value" if reading.value is None else f" = {reading.value:.3f} {units[name]}")
+        print(line + shown)
+    if options.mission:
+        print("\n".join(consequences(board.fitted, mission_file.load(options.mission))))
+    return EXIT_OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Say what a mission file means."""
+    mission = mission_file.load(options.mission)
+    where = str(options.mission)
+    forecaster = forecaster_of(mission, where)
+    start_s = start_unix_s(mission, where)
+    orbit = Orbit(parse_tle(mission.orbit.tle, f"{where}: orbit.tle"))
+    eclipses = [e.penumbra_exit_unix_s - e.penumbra_entry_unix_s for e in orbit.eclipses(start_s, start_s + _DAY_S)]
+    print(f"{where}: mission {mission.name}: {mission.description}")
+    print(f"orbit: period {orbit.period_s / 60.0:.2f} min, {_DAY_S / orbit.period_s:.2f} orbits a day, starts "
+          f"{_utc(start_s)}")
+    print(f"eclipses of the first day: {len(eclipses)}" + (
+        f", {min(eclipses) / 60.0:.1f} to {max(eclipses) / 60.0:.1f} min" if eclipses else ": always in sunlight"))
+    for station in mission.stations:
+        passes = orbit.passes(station, start_s, start_s + _DAY_S)
+        print(f"passes over {station.name} above {station.min_elevation_deg:g} deg: {len(passes)}")
+        for contact in passes:
+            print(f"  {_utc(contact.aos_unix_s)}  {(contact.los_unix_s - contact.aos_unix_s) / 60.0:4.1f} min  "
+                  f"{contact.peak_elevation_deg:2.0f} deg high")
+    capacity_j = mission.battery.capacity_wh * J_PER_WH
+    estimate = _nominal(mission, 0.95 * capacity_j)
+    plan = planner.plan(forecaster, estimate, planner.RateCurve(mission), mission.parameters)
+    budgets = sorted(set(plan.budget_w))
+    print(f"power from {0.95:.0%} charge and 15 degC: {' or '.join(f'{w:.1f}' for w in budgets)} W for compute, lowest "
+          f"charge {plan.battery_min_frac:.1%}, binding limit {plan.binding_limit or 'none'}"
+          + ("; no plan keeps every limit" if plan.is_fallback else ""))
+    mean_rate = sum(plan.rate_units_s) / len(plan.rate_units_s)
+    print(f"work at that plan: {mean_rate * orbit.period_s:.0f} units an orbit (one unit is a second of a node in its "
+          "reference mode)")
+    return EXIT_OK
+
+
+def _nominal(mission: Mission, battery_j: float) -> Estimate:
+    """A healthy satellite at 15 degC, for the question what a plan would afford."""
+    nodes = mission.compute.nodes
+    known = Bounded(KELVIN + 15.0, KELVIN + 15.0, KELVIN + 15.0)
+    return Estimate(0.0, Bounded(battery_j, battery_j, battery_j), (known,) * (nodes + 5), None, None,
+                    (None,) * nodes, None, (), ())
+
+
+def _utc(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- arguments ---------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="flightsw", description=_DESCRIPTION, epilog=_EPILOG,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="fly a mission on this machine", description=_RUN_HELP)
+    run.set_defaults(action=_run)
+    run.add_argument("--mission", type=Path, required=True, metavar="FILE", help="mission file (TOML)")
+    run.add_argument("--port", required=True, metavar="DEV", help="serial port to the ground, exclusively ours")
+    run.add_argument("--baud", type=int, metavar="N", help="its speed (default: the mission's link.baud)")
+    run.add_argument("--state", type=Path, metavar="DIR",
+                     help="what must survive: jobs, facts, recordings (default: state/<mission name>)")
+    run.add_argument("--run-dir", type=Path, metavar="DIR",
+                     help="the guardian's socket and cap files; best on a RAM disk (default: <state>/run)")
+    run.add_argument("--jobs", type=Path, default=_EXAMPLE_JOBS, metavar="DIR",
+                     help="job bundles, DIR/*/job.toml (default: the examples)")
+    run.add_argument("--always-transmit", action="store_true",
+                     help="keep the transmitter on outside passes: the ground is at the other end of a cable")
+    _add_board_arguments(run)
+    bench = run.add_argument_group("bench only")
+    bench.add_argument("--rig-port", metavar="DEV", help="port of a simulated satellite's sensors and actuators")
+    bench.add_argument("--rig-baud", type=int, default=921_600, metavar="N", help="its speed (default: %(default)s)")
+    bench.add_argument("--rate", type=_rate, default=1.0, metavar="X",
+                       help=f"run mission time X times as fast, up to {_RATE_MAX:g}; needs --rig-port")
+
+    check = commands.add_parser("check", help="say what a mission file means, or what is wrong with it",
+                                description="Check a mission file and print orbit, eclipses, passes and power.")
+    check.set_defaults(action=_check)
+    check.add_argument("mission", type=Path, metavar="MISSION", help="mission file (TOML)")
+
+    sensors = commands.add_parser("sensors", help="report this machine's sensors",
+                                  description="List every sensor of the dictionary: its device and value, or what was "
+                                              "looked for in vain.")
+    sensors.set_defaults(action=_sensors)
+    sensors.add_argument("--mission", type=Path, metavar="FILE", help="expect this mission's nodes, and say what is "
+                                                                      "missing for it")
+    _add_board_arguments(sensors)
+    return parser
+
+
+def _add_board_arguments(parser: argparse.ArgumentParser) -> None:
+    board = parser.add_argument_group("board")
+    board.add_argument("--board", choices=("auto", *_BOARDS), default="auto",
+                       help="whose sensors to look for (default: what the device tree says)")
+    board.add_argument("--board-file", type=Path, metavar="FILE", help="TOML file that names devices and cap files")
+    board.add_argument("--sysfs", type=Path, default=linux.SYSFS, metavar="DIR",
+                       help="where the devices are (default: %(default)s)")
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0.0 < rate <= _RATE_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number above 0 and up to {_RATE_MAX:g} is expected")
+    return rate
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

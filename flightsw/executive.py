@@ -1,0 +1,196 @@
+"""Real time around the supervisor: when it ticks, when it listens, how its guardian is kept, when it ends.
+
+Used by the flight program alone; a run in virtual time calls `Supervisor.tick` itself. Ticks come at absolute
+deadlines, so lateness never adds up to drift; between them the serial ports are served as soon as they have
+octets. Never decides anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from flightsw.clock import MonotonicClock
+from flightsw.errors import BoardError, FlightError
+from flightsw.guardian import GuardianHealth, GuardianStatus, ProcessGuardian
+from flightsw.jobs.onboard import OnboardJobs
+from flightsw.link.serial_port import SerialPort
+from flightsw.state import JobSpec, NodeCap
+from flightsw.supervisor import Supervisor
+
+PERIOD_S: Final = 1.0
+_LATE_S: Final = 0.5 * PERIOD_S
+_RESTART_EVERY_S: Final = 1.0  # of the machine; a guardian that cannot start must not keep the loop from its work
+_BUSY_OVER_S: Final = 1.0  # of the machine; the kernel counts processor time in steps of 10 ms
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class StopRequest:
+    """SIGTERM or SIGINT, as something that a loop can wait for. Make it once, in the main thread."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._take)
+
+    def fileno(self) -> int:
+        """Descriptor that becomes readable with the signal."""
+        return self._read
+
+    def _take(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+class GroundOnly:
+    """The inbox of a satellite on which no instrument submits jobs: they come by telecommand."""
+
+    def take(self, _now_s: float) -> tuple[JobSpec, ...]:
+        """See `supervisor.Inbox`."""
+        return ()
+
+
+class KeptGuardian:
+    """The guardian program, started again when it is lost.
+
+    The supervisor sees the loss for a tick and goes to SAFE before the next guardian serves it. On a clock that
+    runs `rate` times as fast, a lease is as much shorter: the guardian's own clock is always the machine's.
+    """
+
+    def __init__(self, guardian: ProcessGuardian, rate: float) -> None:
+        self._guardian = guardian
+        self._rate = rate
+        self._restart_at_s = 0.0
+        self.last: GuardianStatus = guardian.start()
+        self.restarts = 0
+        self.trouble = ""
+
+    def renew(self, now_s: float, lease_s: float, caps: Sequence[NodeCap]) -> GuardianStatus:
+        """See `GuardianLink`."""
+        machine_s = now_s / self._rate
+        self.last = self._guardian.renew(machine_s, lease_s / self._rate, caps)
+        if self.last.health is not GuardianHealth.ALIVE and machine_s >= self._restart_at_s:
+            self._restart_at_s = machine_s + _RESTART_EVERY_S
+            try:
+                self._guardian.start()
+                self.restarts += 1
+                self.trouble = ""
+            except BoardError as error:
+                self.trouble = str(error)
+        return self.last
+
+    def status(self, now_s: float) -> GuardianStatus:
+        """See `GuardianLink`."""
+        self.last = self._guardian.status(now_s / self._rate)
+        return self.last
+
+    def close(self, *, stop: bool) -> None:
+        """Leave the guardian, its lease running out; or end it, which drops the caps to the floor at once."""
+        with contextlib.suppress(FlightError):
+            if stop:
+                self._guardian.stop()
+        self._guardian.close()
+
+
+class BusyMeter:
+    """How much each node's job really ran, as the share of a core over the last second of the machine."""
+
+    def __init__(self, jobs: OnboardJobs, nodes: int) -> None:
+        self._jobs = jobs
+        self._busy_frac = (0.0,) * nodes
+        self._since_s = time.monotonic()
+        self._placed: tuple[int, ...] = ()
+        self._used_s: tuple[float, ...] = ()
+
+    def read(self) -> tuple[float, ...]:
+        """Return the latest shares; a node whose job changed in between counts from then on."""
+        now_s = time.monotonic()
+        placed = self._jobs.placed
+        if placed != self._placed or now_s - self._since_s >= _BUSY_OVER_S:
+            used_s = self._jobs.processor_s()
+            if placed == self._placed and self._used_s:
+                elapsed_s = now_s - self._since_s
+                self._busy_frac = tuple([
+                    min(1.0, max(0.0, (after - before) / elapsed_s))
+                    for before, after in zip(self._used_s, used_s, strict=True)
+                ])
+            self._placed, self._used_s, self._since_s = placed, used_s, now_s
+        return self._busy_frac
+
+
+class Executive:
+    """The loop of the flight program. `ports` are served when they are ready: each with the call that serves it."""
+
+    def __init__(self, supervisor: Supervisor, clock: MonotonicClock, stop: StopRequest,
+                 ports: Sequence[tuple[SerialPort, Callable[[float], None]]],
+                 after_tick: Callable[[float], None]) -> None:
+        self._supervisor = supervisor
+        self._clock = clock
+        self._stop = stop
+        self._ports = ports
+        self._after_tick = after_tick
+
+    def run(self) -> None:
+        """Tick once a second until a stop is asked for."""
+        clock, supervisor = self._clock, self._supervisor
+        due_s = clock.now_s()
+        while not self._stop.asked:
+            self._serve_until(due_s)
+            now_s = clock.now_s()
+            late_s = now_s - due_s
+            left_out = max(0, int(late_s / PERIOD_S))
+            if late_s > _LATE_S:
+                supervisor.note_overrun(now_s, late_s, left_out)
+            for port, _ in self._ports:
+                port.reconnect(now_s)
+            supervisor.tick(now_s)
+            self._after_tick(now_s)
+            due_s += (1 + left_out) * PERIOD_S
+
+    def _serve_until(self, due_s: float) -> None:
+        """Serve the ports until the tick is due; a port that never falls silent does not put it off."""
+        clock, stop = self._clock, self._stop
+        while not stop.asked and clock.now_s() < due_s:
+            up = [port for port, _ in self._ports if port.fault is None]
+            readable = [stop.fileno(), *(port.fileno() for port in up)]
+            writable = [port.fileno() for port in up if port.backlog_octets]
+            if clock.wait_ready(due_s, readable, writable):
+                now_s = clock.now_s()
+                for _, serve in self._ports:
+                    serve(now_s)
+
+
+def resume_time_s(folder: Path, noted_s: float, rate: float) -> float:
+    """Return where the mission's time goes on, and remember how it runs on this machine.
+
+    `noted_s` is the last time that is known to have been. When only the supervisor was restarted, the machine's own
+    clock still knows how much later it is; after a reset of the board nothing does, and time goes on from `noted_s`.
+    """
+    path = folder / "clock.json"
+    machine_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    try:
+        boot_id = _BOOT_ID.read_text().strip()
+    except OSError:
+        boot_id = ""
+    start_s = noted_s
+    try:
+        anchor = json.loads(path.read_text())
+        if boot_id and anchor["boot_id"] == boot_id and anchor["rate"] == rate:
+            start_s = max(noted_s, anchor["now_s"] + (machine_s - anchor["machine_s"]) * rate)
+    except (OSError, ValueError, KeyError, TypeError):
+        start_s = noted_s  # no anchor, or none that can be read: what was noted durably counts
+    fresh = path.with_suffix(".new")
+    try:
+        fresh.write_text(json.dumps({"boot_id": boot_id, "rate": rate, "machine_s": machine_s, "now_s": start_s}))
+        fresh.replace(path)
+    except OSError as error:
+        raise BoardError(f"{path}: {error.strerror}") from error
+    return start_s
