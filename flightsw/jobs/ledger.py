@@ -130,6 +130,10 @@ class Ledger:
         for entry in steps:
             self._take(entry)
 
+    def close(self) -> None:
+        """Let go of the storage, so that another supervisor can open it."""
+        self._store.close()
+
     def _take(self, entry: LedgerEntry) -> None:
         """Show an entry. Ended jobs stand in the order of their end, also in a snapshot, and leave in it."""
         job_id = entry.spec.job_id
