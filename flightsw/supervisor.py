@@ -123,9 +123,10 @@ class Supervisor:
             self._received.extend(self._receiver.push(octets))
 
     def close(self) -> None:
-        """End the jobs and the recording; the guardian is left to let its lease run out."""
+        """End the jobs, the recording and the ledger; the guardian is left to let its lease run out."""
         self._runner.close()
         self._recorder.close()
+        self._ledger.close()
 
     def note_overrun(self, now_s: float, late_s: float, left_out: int) -> None:
         """Report ticks that began late or were left out."""
@@ -153,8 +154,8 @@ class Supervisor:
                 if transition.state.is_final:
                     self._runner.end(transition.job_id)
         if decision.mode.name != self._facts.facts.mode or now_s - self._noted_s >= _NOTE_EVERY_S:
+            self._noted_s = now_s  # first: facts that cannot be written fail this tick, not every one from now on
             self._facts.note(decision.mode, now_s)
-            self._noted_s = now_s
         placements = self._placements(decision)
         groups = self._runner.place(now_s, placements)
         caps = [
@@ -225,7 +226,8 @@ class Supervisor:
         states = [job.state for job in self._brain.open_jobs]
         return Counters(
             self._boot_count, self._ticks, self._overruns, tally.commands_accepted, tally.commands_rejected,
-            self._receiver.frames_rejected, flags, tally.sheds,
+            self._receiver.frames_rejected, flags,
+            tally.sheds + self._failures,
             states.count(JobState.QUEUED), len(states) - states.count(JobState.QUEUED),
             sum(1 for node in self._brain.nodes if node.power_mode >= 2), tally.finished, tally.refused,
             tally.broken, tally.value_finished, self._brain.energy_reserved_j / J_PER_WH,
@@ -235,10 +237,10 @@ class Supervisor:
         """Drop every cap to the floor and report; each step on its own, so that one failure hides no other."""
         text = f"{type(error).__name__}: {error}" if not isinstance(error, FlightError) else str(error)
         self._failures += 1
-        with contextlib.suppress(FlightError, OSError):  # a guardian that cannot be told lets the lease run out
+        with contextlib.suppress(Exception):  # a guardian that cannot be told lets the lease run out
             self._guardian_status = self._guardian.renew(now_s, self._brain.parameters["lease_s"], self._floor)
         name = "store_failed" if isinstance(error, StoreError) else "tick_failed"
-        with contextlib.suppress(FlightError, OSError):
+        with contextlib.suppress(Exception):  # what cannot be said now is still counted in `failures`
             self._reporting.event(Event(name, (text,)), now_s + self._obt_offset_s)
             if self._sky is not None:
                 self._transmit(now_s, self._sky)
