@@ -12,6 +12,8 @@ from typing import NamedTuple
 from flightsw.dictionary import parameters as parameter_table
 from flightsw.dictionary.sensors import SENSORS
 from flightsw.dictionary.telemetry import HOUSEKEEPING, MISSING, POINT_INDEX, POINTS
+from flightsw.link.coding import ASM_OCTETS
+from flightsw.link.frames import TM_FRAME_OCTETS
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import Reporter
 from flightsw.mission import Mission
@@ -30,6 +32,7 @@ from flightsw.state import (
 _SENSOR_POINTS = tuple(POINT_INDEX[row.name] for row in SENSORS)
 _BITS_PER_OCTET_ON_LINE = 10  # start, eight data, stop
 _BURST_S = 1.0  # most line time that a late tick may make up for at once
+_CADU_OCTETS = ASM_OCTETS + TM_FRAME_OCTETS
 
 
 class Counters(NamedTuple):
@@ -71,7 +74,8 @@ class Reporting:
         if mission.compute.nodes > 4:
             self._period_s[4] = self._period_s[3]
         self._due_s = {sid: 0.0 for sid, period_s in self._period_s.items() if period_s > 0.0}
-        self._sent_until_s = 0.0
+        self._credit_octets = 0.0  # line time not used yet: frames are whole, a tick's share of the line is not
+        self._credited_until_s = 0.0
 
     def event(self, event: Event, obt_s: float) -> None:
         """Report one event."""
@@ -104,10 +108,12 @@ class Reporting:
         `frames_accepted` uplink frames are acknowledged in every frame's CLCW.
         """
         self._reporter.acknowledge_uplink(frames_accepted)
-        budget = int(min(now_s - self._sent_until_s, _BURST_S) * self._octets_per_s)
-        self._sent_until_s = now_s
-        octets = self._reporter.take(budget)
+        earned = (now_s - self._credited_until_s) * self._octets_per_s
+        self._credited_until_s = now_s
+        self._credit_octets = min(self._credit_octets + earned, _BURST_S * self._octets_per_s + _CADU_OCTETS)
+        octets = self._reporter.take(int(self._credit_octets))
         if octets:
+            self._credit_octets -= len(octets)
             self._port.write(octets)
 
     def _carry_out(self, decision: Decision, obt_s: float, values: Mapping[str, float]) -> list[int]:
