@@ -100,7 +100,9 @@ class Recorder:
             self._flush(zlib.Z_SYNC_FLUSH)
 
     def close(self) -> None:
-        """End the recording; never raises."""
+        """End the recording; never raises, also when it has ended already."""
+        if self._file.closed:
+            return
         if not self.failure:
             self._flush(zlib.Z_FINISH)
         try:
