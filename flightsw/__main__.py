@@ -125,13 +125,13 @@ def _run(options: argparse.Namespace) -> int:
         supervisor = build(mission, options.mission.read_text("utf-8"),
                            Parts(board, guardian, jobs, GroundOnly(), port, options.always_transmit), folder, where)
         stack.callback(supervisor.close)
+        clock = MonotonicClock(options.rate, resume_time_s(folder, noted_s, options.rate))
         if rig is not None:
-            _await_plant(rig, options.rig_port, stop)
+            _await_plant(rig, clock, _PLANT_ANSWERS_WITHIN_S * options.rate, options.rig_port, stop)
         for line in _start_report(mission, board, port, bundles, problems, folder):
             print(line, flush=True)
         gc.collect()
         gc.freeze()  # what was built stays; the collector need not look at it again
-        clock = MonotonicClock(options.rate, resume_time_s(folder, noted_s, options.rate))
         ports.append((port, lambda _now_s: supervisor.listen()))
         Executive(supervisor, clock, stop, ports, _reporter(rig, guardian, jobs, mission.compute.nodes)).run()
     print("flightsw: ended as asked; jobs ended, caps at the floor, recording closed", flush=True)
@@ -152,16 +152,16 @@ def _reporter(rig: RigBoard | None, guardian: KeptGuardian, jobs: OnboardJobs, n
     return report
 
 
-def _await_plant(rig: RigBoard, path: str, stop: StopRequest) -> None:
-    """Greet the plant until its sensors come; BoardError when they do not."""
-    clock = MonotonicClock()
+def _await_plant(rig: RigBoard, clock: MonotonicClock, within_s: float, path: str, stop: StopRequest) -> None:
+    """Greet the plant until its sensors come; BoardError when they do not. Samples are stamped with `clock`."""
+    give_up_s = clock.now_s() + within_s
     while not rig.linked and not stop.asked:
         now_s = clock.now_s()
         rig.serve(now_s)
-        if now_s > _PLANT_ANSWERS_WITHIN_S:
+        if now_s > give_up_s:
             raise BoardError(f"rig port {path}: no plant answered within {_PLANT_ANSWERS_WITHIN_S:g} s"
                              + (f": {rig.refused}" if rig.refused else ""))
-        clock.wait_until(now_s + 0.01)
+        clock.wait_until(now_s + 0.001 * within_s)
 
 
 def _start_report(mission: Mission, board: Board, port: SerialPort, bundles: Iterable[str],
