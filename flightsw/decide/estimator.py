@@ -7,9 +7,11 @@ its last value while its bounds run apart at the fastest rate physics allows; wh
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from flightsw.dictionary.sensors import INDEX, SENSORS
 from flightsw.mission import Mission
-from flightsw.physics.units import KELVIN
+from flightsw.physics.units import J_PER_WH, KELVIN
 from flightsw.state import Bounded, Estimate, Readings
 
 _UNKNOWN_K = Bounded(KELVIN + 20.0, KELVIN - 90.0, KELVIN + 130.0)
@@ -18,14 +20,20 @@ _UNKNOWN_K = Bounded(KELVIN + 20.0, KELVIN - 90.0, KELVIN + 130.0)
 class _Track:
     """One measured quantity: last good value, and how fast its bounds run apart when nothing comes."""
 
-    __slots__ = ("accuracy", "best", "growth_per_s", "index", "known", "name", "offset", "seen_s")
+    __slots__ = ("accuracy", "best", "ceiling", "fall_per_s", "floor", "index", "known", "name", "offset",
+                 "rise_per_s", "seen_s")
 
-    def __init__(self, name: str, growth_per_s: float, offset: float = 0.0) -> None:
+    def __init__(self, name: str, rise_per_s: float, fall_per_s: float, offset: float = 0.0) -> None:
+        row = SENSORS[INDEX[name]]
         self.name = name
         self.index = INDEX[name]
-        self.accuracy = SENSORS[self.index].accuracy
-        self.growth_per_s = growth_per_s
+        self.accuracy = row.accuracy
+        self.rise_per_s = rise_per_s
+        self.fall_per_s = fall_per_s
         self.offset = offset
+        # Bounds end where the sensor's own range does: they stay numbers that a model can start from.
+        self.floor = row.low - row.accuracy + offset
+        self.ceiling = row.high + row.accuracy + offset
         self.best = 0.0
         self.seen_s = 0.0
         self.known = False
@@ -39,8 +47,17 @@ class _Track:
             self.known = True
         elif not self.known:
             return None
-        half = self.accuracy + self.growth_per_s * (readings.now_s - self.seen_s)
-        return Bounded(self.best, self.best - half, self.best + half)
+        age_s = max(0.0, readings.now_s - self.seen_s)
+        return Bounded(self.best, max(self.best - self.accuracy - self.fall_per_s * age_s, self.floor),
+                       min(self.best + self.accuracy + self.rise_per_s * age_s, self.ceiling))
+
+
+class _Flow(NamedTuple):
+    """Power into the pack's charge at one moment, W, negative when it gives."""
+
+    best: float
+    low: float
+    high: float
 
 
 class Estimator:
@@ -49,29 +66,40 @@ class Estimator:
     def __init__(self, mission: Mission) -> None:
         compute, thermal, battery = mission.compute, mission.thermal, mission.battery
         top_w = compute.modes[-1].cap_w
-        payload_w = mission.parameters["payload_max_w"]
-        # Fastest warming: all the heat into the node's own capacity. Never slower than really possible.
+        payload_w = compute.nodes * top_w
+        die_w_k, die_j_k = thermal.die_to_plate_w_k, thermal.die_heat_capacity_j_k
+        plate_k_s, radiator_k_s, bus_k_s, battery_k_s = (
+            payload_w / thermal.plate_heat_capacity_j_k, payload_w / thermal.radiator_heat_capacity_j_k,
+            payload_w / thermal.bus_heat_capacity_j_k, battery.charge_limit_w / battery.heat_capacity_j_k,
+        )
+        # Fastest warming: all the heat into the node's own capacity. Nothing cools faster than it can warm but
+        # a die whose load ends: it has the plate, at most 60 K colder, next to it.
         self._temperatures = (
-            *(_Track(f"die{i}_c", top_w / thermal.die_heat_capacity_j_k, KELVIN) for i in range(compute.nodes)),
-            _Track("plate_c", payload_w / thermal.plate_heat_capacity_j_k, KELVIN),
-            _Track("radiator_c", payload_w / thermal.radiator_heat_capacity_j_k, KELVIN),
-            _Track("bus_c", payload_w / thermal.bus_heat_capacity_j_k, KELVIN),
-            _Track("battery_c", battery.charge_limit_w / battery.heat_capacity_j_k, KELVIN),
-            _Track("array_c", 2.0, KELVIN),  # K/s: a 1 kg panel at sunrise warms by less than 1 K/s
+            *(_Track(f"die{i}_c", top_w / die_j_k, max(top_w, 60.0 * die_w_k) / die_j_k, KELVIN)
+              for i in range(compute.nodes)),
+            _Track("plate_c", plate_k_s, plate_k_s, KELVIN),
+            _Track("radiator_c", radiator_k_s, radiator_k_s, KELVIN),
+            _Track("bus_c", bus_k_s, bus_k_s, KELVIN),
+            _Track("battery_c", battery_k_s, battery_k_s, KELVIN),
+            _Track("array_c", 2.0, 2.0, KELVIN),  # K/s: a 1 kg panel at sunrise warms by less than 1 K/s
         )
         self._nodes = compute.nodes
-        self._capacity_j = battery.capacity_wh * 3600.0
+        self._capacity_j = battery.capacity_wh * J_PER_WH
         self._efficiency = battery.charge_efficiency_frac
-        self._load_max_w = payload_w + mission.bus.idle_w + mission.bus.transmitter_w + battery.heater_w
-        self._charge_max_w = battery.charge_limit_w
-        self._gauge = _Track("battery_soc_frac", 0.0)
+        self._resistance_ohm = battery.resistance_ohm
+        self._pack_frac = mission.margins.battery_capacity_frac
+        load_w = payload_w + mission.bus.idle_w + mission.bus.transmitter_w + battery.heater_w
+        load_w += battery.resistance_ohm * (load_w / battery.empty_v) ** 2
+        self._unseen = self._in_pack(_Flow(0.0, -load_w, battery.charge_limit_w))
+        self._gauge = INDEX["battery_soc_frac"]
         self._v = INDEX["battery_v"]
         self._a = INDEX["battery_a"]
         self._scalars = tuple(INDEX[name] for name in ("array_w", "bus_w", "sun_frac"))
         self._node_w = tuple(INDEX[f"node{i}_w"] for i in range(compute.nodes))
         self._battery: Bounded | None = None
+        self._flow: _Flow = self._unseen
         self._last_s = 0.0
-        self._battery_seen_s = 0.0
+        self._gauge_seen_s = 0.0
 
     def update(self, readings: Readings, blind_after_s: float) -> Estimate:
         """Return the estimate after this tick's readings."""
@@ -89,7 +117,7 @@ class Estimator:
                     blind.append(track.name)
             temperature_k.append(_UNKNOWN_K if bounded is None else bounded)
         battery_j = self._update_battery(readings)
-        if battery_j is None or now_s - self._battery_seen_s > blind_after_s:
+        if battery_j is None or now_s - self._gauge_seen_s > blind_after_s:
             blind.append("battery_soc_frac")
         array_w, bus_w, sun_frac = (values[i] for i in self._scalars)
         self._last_s = now_s
@@ -101,41 +129,54 @@ class Estimator:
         )
 
     def _update_battery(self, readings: Readings) -> Bounded | None:
-        """Count energy at the terminals between the gauge's words, and let the gauge bound the count."""
+        """Count charge between the gauge's words, and let the gauge bound the count.
+
+        Charge is in joules of a pack of nominal capacity, so that it is the gauge's fraction in other words.
+        """
         now_s = readings.now_s
-        volts, amps, gauge = readings.values[self._v], readings.values[self._a], readings.values[self._gauge.index]
         dt_s = now_s - self._last_s
-        before = self._battery
-        counted: Bounded | None = None
+        before, flow_before = self._battery, self._flow
+        flow = self._flow = self._flow_w(readings.values[self._v], readings.values[self._a])
+        known: Bounded | None = None
         if before is not None:
-            if volts is not None and amps is not None:
-                delta_j = volts * amps * dt_s * (self._efficiency if amps > 0.0 else 1.0)
-                error_j = (abs(amps) * SENSORS[self._v].accuracy + volts * SENSORS[self._a].accuracy) * dt_s
-                # Pack loss is drawn from inside and not seen at the terminals: it only widens downwards.
-                loss_j = 0.03 * abs(delta_j)
-                counted = Bounded(before.best + delta_j, before.low + delta_j - error_j - loss_j,
-                                  before.high + delta_j + error_j)
-            else:
-                counted = Bounded(before.best, before.low - self._load_max_w * dt_s,
-                                  before.high + self._charge_max_w * dt_s)
+            # Between two samples the power lay between them.
+            known = Bounded(before.best + 0.5 * (flow_before.best + flow.best) * dt_s,
+                            before.low + min(flow_before.low, flow.low) * dt_s,
+                            before.high + max(flow_before.high, flow.high) * dt_s)
+        gauge = readings.values[self._gauge]
         if gauge is not None:
-            self._battery_seen_s = now_s
-            capacity_j = self._capacity_j
-            half_j = self._gauge.accuracy * capacity_j
-            measured_j = gauge * capacity_j
-            if counted is None:
-                counted = Bounded(measured_j, measured_j - half_j, measured_j + half_j)
-            else:
+            self._gauge_seen_s = readings.sampled_s[self._gauge]
+            age_s = max(0.0, now_s - self._gauge_seen_s)
+            half_j = SENSORS[self._gauge].accuracy * self._capacity_j
+            measured_j = gauge * self._capacity_j
+            low = measured_j - half_j + self._unseen.low * age_s
+            high = measured_j + half_j + self._unseen.high * age_s
+            best = measured_j
+            if known is not None:
+                best = known.best + (measured_j - known.best) * min(1.0, dt_s / 600.0)
                 # Intersect; where they contradict each other the gauge's own bounds are believed.
-                low = max(counted.low, measured_j - half_j)
-                high = min(counted.high, measured_j + half_j)
-                if low > high:
-                    low, high = measured_j - half_j, measured_j + half_j
-                best = counted.best + (measured_j - counted.best) * min(1.0, dt_s / 600.0)
-                counted = Bounded(min(max(best, low), high), low, high)
-        if counted is None:
+                if max(low, known.low) <= min(high, known.high):
+                    low, high = max(low, known.low), min(high, known.high)
+            known = Bounded(min(max(best, low), high), low, high)
+        if known is None:
             return None
         capacity_j = self._capacity_j
-        self._battery = Bounded(min(max(counted.best, 0.0), capacity_j), min(max(counted.low, 0.0), capacity_j),
-                                min(max(counted.high, 0.0), capacity_j))
+        self._battery = Bounded(*(min(max(value, 0.0), capacity_j) for value in known))
         return self._battery
+
+    def _flow_w(self, volts: float | None, amps: float | None) -> _Flow:
+        """Power into the pack's charge: what passes the terminals less what the pack's resistance takes."""
+        if volts is None or amps is None:
+            return self._unseen
+        loss_w = self._resistance_ohm * amps * amps
+        kept = self._efficiency if amps > 0.0 else 1.0
+        error_v, error_a = SENSORS[self._v].accuracy, SENSORS[self._a].accuracy
+        error_w = abs(amps) * error_v + (volts + error_v + 2.0 * self._resistance_ohm * abs(amps)) * error_a
+        # The resistance is known to half of itself: it doubles in the cold.
+        return self._in_pack(_Flow((volts * amps - loss_w) * kept, (volts * amps - 1.5 * loss_w) * kept - error_w,
+                                   volts * amps - 0.5 * loss_w + error_w))
+
+    def _in_pack(self, flow: _Flow) -> _Flow:
+        """Widen for the pack's true capacity: the same power moves the charge of a smaller pack further."""
+        less, more = 1.0 - self._pack_frac, 1.0 + self._pack_frac
+        return _Flow(flow.best, min(flow.low / less, flow.low / more), max(flow.high / less, flow.high / more))
