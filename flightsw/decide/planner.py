@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flightsw.decide.dispatch import Step, hull_steps
+from flightsw.decide.governor import payload_w
 from flightsw.mission import Mission
 from flightsw.physics.forecast import Forecaster, LevelOutcome
 from flightsw.state import Estimate, Plan
 
 _LEVELS = 12
-_SLOT_S = 60.0
 
 Watts = npt.NDArray[np.float64]
 
@@ -39,6 +39,11 @@ class RateCurve:
         self._rates = np.array(rates)
         self.least_w = watts[0]
         self.most_w = watts[-1]
+        self._mission = mission
+
+    def rail_w(self, parameters: Mapping[str, float]) -> float:
+        """Most that the payload rail is planned for, and never less than what the nodes draw when off."""
+        return max(self.least_w, payload_w(parameters, self._mission))
 
     def rate_units_s(self, total_w: Watts) -> Watts:
         """Work units per second at total power (any shape)."""
@@ -47,7 +52,7 @@ class RateCurve:
 
 def plan(forecaster: Forecaster, estimate: Estimate, curve: RateCurve, parameters: Mapping[str, float]) -> Plan:
     """Search the two levels; the result's budgets hold for slots of one minute."""
-    top_w = min(curve.most_w, parameters["payload_max_w"])
+    top_w = min(curve.most_w, curve.rail_w(parameters))
     levels = np.linspace(curve.least_w, top_w, _LEVELS)
     coarse = _best(forecaster, estimate, curve, parameters, levels, levels)
     if coarse is None:
@@ -86,7 +91,7 @@ def _fallback(forecaster: Forecaster, estimate: Estimate, curve: RateCurve, para
 
 def _to_plan(forecaster: Forecaster, estimate: Estimate, curve: RateCurve, sun_w: float, eclipse_w: float,
              outcome: LevelOutcome, lane: int, *, fallback: bool) -> Plan:
-    ends_s, lit = forecaster.lit_slots(estimate.now_s, _SLOT_S)
+    ends_s, lit = forecaster.lit_slots(estimate.now_s)
     budget = np.where(lit, sun_w, eclipse_w)
     return Plan(
         estimate.now_s, tuple(ends_s.tolist()), tuple(budget.tolist()), tuple(curve.rate_units_s(budget).tolist()),

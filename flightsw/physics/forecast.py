@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from flightsw.kernels import Rollout
 from flightsw.mission import Mission
-from flightsw.orbit import Attitude, Eclipse, Orbit, Pass
+from flightsw.orbit import SOLAR_CONSTANT_W_M2, Attitude, Eclipse, Orbit, Pass
 from flightsw.physics import model
 from flightsw.physics.units import J_PER_WH, KELVIN
 from flightsw.state import Estimate
@@ -27,7 +27,13 @@ Array = npt.NDArray[np.float64]
 STEP_S = 10.0
 """Euler step of the flight model: 11 mK from an exact solution on such networks, 10 times cheaper than 1 s."""
 
+SLOT_S = 60.0
+"""Length of a plan's slot; candidates are rolled out in the very slots that the plan will have."""
+
 HORIZON_ORBITS = 2.0
+_SLOT_STEPS = round(SLOT_S / STEP_S)
+_HEATER_SHIFT_K = 3.0
+"""The bus, and with it the battery, may be this much colder after an orbit than the hot corner has it."""
 _BLOCK_S = 21600.0  # environment is sampled this far at once
 _EVENTS_S = 86400.0  # eclipses and passes are searched this far at once
 _LANES = 144
@@ -76,11 +82,11 @@ class Forecaster:
         self._start_unix_s = start_unix_s
         self._at = model.node_index(mission)
         self._stations = mission.stations
-        self._horizon_steps = int(HORIZON_ORBITS * orbit.period_s / STEP_S)
+        self._horizon_steps = int(HORIZON_ORBITS * orbit.period_s / SLOT_S) * _SLOT_STEPS
         self._capacity_j = mission.battery.capacity_wh * J_PER_WH
         self._block_from = 0
         self._block_to = 0
-        self._events_to_s = -1.0
+        self._events_from_s = self._events_to_s = 0.0
         self._eclipses: list[Eclipse] = []
         self._passes: list[Pass] = []
         topology = model.topology(mission)
@@ -89,6 +95,8 @@ class Forecaster:
                                precision=64)
         for rollout in (self._levels, self._backup):
             model.fill_constants(rollout, mission, pessimistic=True)
+        # What the corner's pack holds: charge is known as a fraction, so floor and charge shrink with the pack.
+        self._corner_capacity_j = float(self._levels.params["battery_capacity_j"][0, 0])
         self._off_w = mission.compute.modes[0].draw_w
 
     # --- orbit -------------------------------------------------------------------------------------
@@ -110,24 +118,23 @@ class Forecaster:
             0.0 if contact is None else contact.peak_elevation_deg,
         )
 
-    def lit_slots(self, now_s: float, slot_s: float) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Slots of the horizon: their ends on the `now_s` axis and whether the Sun shines in them."""
+    def lit_slots(self, now_s: float) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Slots of the horizon, `SLOT_S` long: their ends on the `now_s` axis and whether the Sun shines in them."""
         first = self._cover(now_s)
-        per_slot = round(slot_s / STEP_S)
-        count = self._horizon_steps // per_slot
-        flux = self._flux[first:first + count * per_slot].reshape(count, per_slot)
-        ends = (np.arange(1, count + 1, dtype=np.float64) * per_slot + first + self._block_from) * STEP_S
-        return ends, np.asarray(flux.mean(axis=1) > 0.5 * self._full_flux)
+        count = self._horizon_steps // _SLOT_STEPS
+        lit = self._lit[first:first + self._horizon_steps].reshape(count, _SLOT_STEPS)
+        ends = (np.arange(1, count + 1, dtype=np.float64) * _SLOT_STEPS + first + self._block_from) * STEP_S
+        return ends, np.asarray(2 * lit.sum(axis=1) > _SLOT_STEPS)
 
     def _look_ahead(self, now_s: float) -> None:
         """Search eclipses and passes for the next day, when less than half a day of them is left."""
-        if now_s + 0.5 * _EVENTS_S < self._events_to_s:
+        if self._events_from_s <= now_s < self._events_to_s - 0.5 * _EVENTS_S:
             return
         start = self._start_unix_s + now_s
         self._eclipses = self._orbit.eclipses(start, start + _EVENTS_S)
         passes = [p for station in self._stations for p in self._orbit.passes(station, start, start + _EVENTS_S)]
         self._passes = sorted(passes, key=lambda p: p.aos_unix_s)
-        self._events_to_s = now_s + _EVENTS_S
+        self._events_from_s, self._events_to_s = now_s, now_s + _EVENTS_S
 
     def _cover(self, now_s: float) -> int:
         """Sample the environment so that the horizon from `now_s` is covered; return its first index."""
@@ -142,7 +149,7 @@ class Forecaster:
         unix_s = self._start_unix_s + (np.arange(begin, end, dtype=np.float64) + 0.5) * STEP_S
         around = self._orbit.environment(unix_s, Attitude(mission.array.attitude))
         self._flux = around.solar_w_m2[:, _FACE_ARRAY].copy()
-        self._full_flux = float(around.irradiance_w_m2.mean())
+        self._lit = self._flux > 0.5 * SOLAR_CONSTANT_W_M2
         thermal, array = mission.thermal, mission.array
         faces = np.ones(around.solar_w_m2.shape[1])
         bus = around.absorbed_w_m2(thermal.bus_absorptivity * faces, thermal.bus_emissivity * faces).mean(axis=1)
@@ -171,18 +178,18 @@ class Forecaster:
         """
         rollout, steps = self._levels, self._horizon_steps
         lanes = len(sun_w)
-        first = self._prepare(rollout, estimate, steps, parameters)
-        lit = self._flux[first:first + steps] > 0.5 * self._full_flux
-        edges = [0, *(np.flatnonzero(np.diff(lit)) + 1).tolist(), steps]
+        self._prepare(rollout, estimate, steps, parameters)
+        _, lit = self.lit_slots(estimate.now_s)
+        edges = [0, *(np.flatnonzero(np.diff(lit)) + 1).tolist(), lit.size]
         nodes = self._mission.compute.nodes
         for slot, (begin, end) in enumerate(itertools.pairwise(edges)):
-            rollout.slot_steps[slot] = end - begin
+            rollout.slot_steps[slot] = (end - begin) * _SLOT_STEPS
             rollout.compute_w[slot, :, :lanes] = (sun_w if lit[begin] else eclipse_w) / nodes
         rollout.run(lanes, len(edges) - 1)
-        capacity_j = self._capacity_j
+        capacity_j = self._corner_capacity_j
         battery_min = rollout.min_battery_j[:lanes]
-        floor_j = parameters["battery_floor_frac"] * capacity_j
-        start_j = estimate.battery_j.low
+        floor_j = float(rollout.params["battery_floor_j"][0, 0])
+        start_j = float(rollout.params["battery_j"][0, 0])
         keep_j = min(start_j, floor_j + 0.75 * (capacity_j - floor_j))
         allowed = (rollout.first_crossing_step[:lanes] < 0) & (rollout.end_battery_j[:lanes] >= keep_j)
         margins_k = rollout.params["limit_k"] - rollout.max_temperature_k[:, :lanes]
@@ -192,23 +199,19 @@ class Forecaster:
             allowed, battery_min / capacity_j,
             np.asarray(estimate.now_s + STEP_S * (rollout.min_battery_step[:lanes] + 1.0)),
             margins_k.min(axis=0), np.argmin(room, axis=0), self._limit_names(),
-            float(lit.sum()) * STEP_S, float(steps - lit.sum()) * STEP_S,
+            float(lit.sum()) * SLOT_S, float(lit.size - lit.sum()) * SLOT_S,
         )
 
     def first_crossing(self, estimate: Estimate, draws_w: Sequence[float], hold_s: float,
                        parameters: Mapping[str, float]) -> tuple[str, float]:
-        """Roll out: nodes draw `draws_w` for `hold_s`, then everything is shed until the next eclipse ends.
+        """Roll out: nodes draw `draws_w` for `hold_s`, then everything is shed until the next dark spell ends.
 
         Return the limit that is crossed first at the pessimistic corner and in how many seconds; an empty
         name when none is.
         """
         rollout = self._backup
         hold = int(-(-hold_s // STEP_S))
-        sky = self.sky(estimate.now_s)
-        until_s = sky.eclipse_in_s if not sky.in_eclipse else 0.0
-        if np.isfinite(until_s):
-            until_s += self._eclipse_lasts_s(estimate.now_s)
-        steps = int(min(max(until_s, 600.0) / STEP_S + hold, self._horizon_steps))
+        steps = min(max(self._steps_to_light(estimate.now_s), _BACKUP_STEPS) + hold, self._horizon_steps)
         self._prepare(rollout, estimate, steps, parameters)
         rollout.slot_steps[0] = hold
         rollout.slot_steps[1] = steps - hold
@@ -224,35 +227,49 @@ class Forecaster:
         name = self._limit_names()[hottest + 1] if margins_k[hottest] < 0.0 else "battery_floor_frac"
         return name, (step + 1) * STEP_S
 
-    def _eclipse_lasts_s(self, now_s: float) -> float:
-        """Time still to be spent in the present or next eclipse, once it has begun."""
-        unix_s = self._start_unix_s + now_s
-        eclipse = next((e for e in self._eclipses if e.penumbra_exit_unix_s > unix_s), None)
-        if eclipse is None:
-            return 0.0
-        return eclipse.penumbra_exit_unix_s - max(unix_s, eclipse.penumbra_entry_unix_s)
+    def _steps_to_light(self, now_s: float) -> int:
+        """Steps until the present or next dark spell is over; the horizon when it ends beyond that.
 
-    def _prepare(self, rollout: Rollout, estimate: Estimate, steps: int, parameters: Mapping[str, float]) -> int:
-        """Write environment, start state at its worst bound, and limits; return the first index."""
+        Dark is what the array gets, not what the Earth hides: wings fixed to the zenith see little Sun long
+        before and after the eclipse.
+        """
+        first = self._cover(now_s)
+        lit = self._lit[first:first + self._horizon_steps]
+        dark = int(lit.argmin())
+        light = dark + int(lit[dark:].argmax())
+        return light if not lit[dark] and lit[light] else self._horizon_steps
+
+    def _prepare(self, rollout: Rollout, estimate: Estimate, steps: int, parameters: Mapping[str, float]) -> None:
+        """Write environment, start state at its worst bound, and limits."""
         first = self._cover(estimate.now_s)
         rollout.array_flux_w_m2[:steps] = self._flux[first:first + steps]
         rollout.heat_w[:steps] = self._heat_w[first:first + steps]
         rollout.tx_w[:steps] = self._tx_w[first:first + steps]
-        rows = rollout.params
+        rows, at = rollout.params, self._at
+        start_k, limits = rows["temperature_k"], rows["limit_k"]
         margin_k = self._mission.margins.temperature_k
         for i, bounded in enumerate(estimate.temperature_k):
-            rows["temperature_k"][i, 0] = bounded.high + margin_k
-        capacity_j = float(rows["battery_capacity_j"][0, 0])
-        rows["battery_j"][0, 0] = min(estimate.battery_j.low, capacity_j)
-        rows["battery_floor_j"][0, 0] = parameters["battery_floor_frac"] * self._capacity_j
-        rows["battery_cutoff_j"][0, 0] = 0.0
-        at = self._at
-        limits = rows["limit_k"]
-        limits[: at.plate, 0] = parameters["die_max_c"] + KELVIN
+            start_k[i, 0] = bounded.high + margin_k
+        die_max_k = parameters["die_max_c"] + KELVIN
+        limits[: at.plate, 0] = die_max_k
         limits[at.plate, 0] = parameters["plate_max_c"] + KELVIN
         limits[at.radiator, 0] = parameters["radiator_max_c"] + KELVIN
         limits[at.battery, 0] = parameters["battery_max_c"] + KELVIN
-        return first
+        for i in estimate.dark_nodes:
+            # It is off and was inside its limit when it was last seen; nothing that is decided here changes that.
+            start_k[i, 0] = min(float(start_k[i, 0]), die_max_k)
+            limits[i, 0] = _NO_LIMIT_K
+        # The one place where colder is worse: let the heater come on as it would for the coldest credible pack.
+        pack_k = estimate.temperature_k[at.battery]
+        shift_k = pack_k.high - pack_k.low + 2.0 * margin_k + _HEATER_SHIFT_K
+        rows["heater_on_k"][0, 0] = self._mission.battery.heater_on_c + KELVIN + shift_k
+        rows["heater_off_k"][0, 0] = self._mission.battery.heater_off_c + KELVIN + shift_k
+        rows["heater_start_on"][0, 0] = 1.0
+        capacity_j = self._corner_capacity_j
+        rows["battery_j"][0, 0] = min(estimate.battery_j.low / self._capacity_j, 1.0) * capacity_j
+        floor_frac = max(parameters["battery_floor_frac"], parameters["battery_cutoff_frac"])
+        rows["battery_floor_j"][0, 0] = floor_frac * capacity_j
+        rows["battery_cutoff_j"][0, 0] = 0.0
 
     def _limit_names(self) -> tuple[str, ...]:
         """Name of the limit behind each row: charge first, then one a thermal node."""
@@ -260,5 +277,7 @@ class Forecaster:
                 "battery_max_c", "none")
 
 
+_BACKUP_STEPS = 60  # heat put in before the shed has passed through the radiator by then
+_NO_LIMIT_K = 1000.0
 _FACE_ARRAY = 5  # -z in `orbit.FACES`: the wings look this way
 _FACE_RADIATOR = 4  # +z
