@@ -33,8 +33,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    parser = _Parser(prog="hil", description="Rig of the compute satellite: fly scenarios, replay recordings.",
-                     epilog=_EXIT_TEXT)
+    parser: argparse.ArgumentParser = _Parser(
+        prog="hil", description="Rig of the compute satellite: fly scenarios, replay recordings.", epilog=_EXIT_TEXT)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in _COMMANDS:
         add(commands)

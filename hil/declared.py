@@ -25,9 +25,13 @@ def number(unit: str, low: float, high: float, default: Any = _NO_DEFAULT) -> An
     return dataclasses.field(default=default, metadata={"unit": unit, "low": low, "high": high})
 
 
-def text(pattern: str, expected: str, default: Any = _NO_DEFAULT) -> Any:  # Any: as dataclasses.field
-    """Declare a text that matches `pattern` as a whole; `expected` says so in words."""
-    return dataclasses.field(default=default, metadata={"pattern": re.compile(pattern), "expected": expected})
+def text(pattern: str, expected: str, default: Any = _NO_DEFAULT, key: str = "") -> Any:  # Any: as above
+    """Declare a text that matches `pattern` as a whole; `expected` says so in words.
+
+    `key` is its key in the file where that cannot be a field's name.
+    """
+    metadata = {"pattern": re.compile(pattern), "expected": expected} | ({"key": key} if key else {})
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 class Reader:
@@ -42,17 +46,20 @@ class Reader:
             self.problems.append(f"{path.rstrip('.')} = {table!r}: a table is expected")
             return None
         hints = get_type_hints(cls)
-        fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type] # T is a dataclass
+        fields = {
+            field.metadata.get("key", field.name): field
+            for field in dataclasses.fields(cls)  # type: ignore[arg-type] # T is a dataclass
+        }
         before = len(self.problems)
         for key, value in table.items():
             if key not in fields:
                 self.problems.append(f"{path}{key} = {value!r}: unknown key; known here: {', '.join(fields)}")
         values: dict[str, object] = {}
-        for name, field in fields.items():
-            if name in table:
-                values[name] = self._value(hints[name], table[name], f"{path}{name}", field.metadata)
+        for key, field in fields.items():
+            if key in table:
+                values[field.name] = self._value(hints[field.name], table[key], f"{path}{key}", field.metadata)
             elif field.default is _NO_DEFAULT and field.default_factory is _NO_DEFAULT:
-                self.problems.append(f"{path}{name}: missing{_range_text(field.metadata)}")
+                self.problems.append(f"{path}{key}: missing{_range_text(field.metadata)}")
         return cls(**values) if len(self.problems) == before else None
 
     def _value(self, kind: Any, raw: object, path: str, bounds: Any) -> object:  # Any: typing's own objects

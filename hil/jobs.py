@@ -142,6 +142,14 @@ def from_manifest(manifest: Manifest, job_id: int, arrival_s: float, batch: int 
                    manifest.id)
 
 
+def true_job(spec: JobSpec, config: StreamConfig, seed: int) -> tuple[float, float]:
+    """True activity and true work units of a job; its errors hang on seed and id alone."""
+    generator = np.random.Generator(np.random.PCG64((seed, spec.job_id)))
+    activity, work = np.clip(generator.standard_normal(2), -_CUT_SIGMA, _CUT_SIGMA)
+    return (spec.activity_frac * (1.0 + config.activity_error_frac * float(activity)),
+            spec.work_units * (1.0 + config.work_error_frac * float(work)))
+
+
 class _TrueJob:
     """A job as it really is."""
 
@@ -254,12 +262,8 @@ class VirtualRunner:
                 self._on[node] = None
 
     def _admit(self, spec: JobSpec) -> _TrueJob:
-        """Make the truth of a job that is seen for the first time; its errors hang on seed and id alone."""
-        generator = np.random.Generator(np.random.PCG64((self._seed, spec.job_id)))
-        activity, work = np.clip(generator.standard_normal(2), -_CUT_SIGMA, _CUT_SIGMA)
-        config = self._config
-        job = _TrueJob(spec, spec.activity_frac * (1.0 + config.activity_error_frac * float(activity)),
-                       spec.work_units * (1.0 + config.work_error_frac * float(work)))
+        """Make the truth of a job that is seen for the first time."""
+        job = _TrueJob(spec, *true_job(spec, self._config, self._seed))
         self._jobs[spec.job_id] = job
         return job
 

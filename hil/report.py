@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from flightsw.dictionary.events import Severity
 from flightsw.state import JobState
@@ -35,7 +36,7 @@ _WIDTH_IN = 10.6
 _BLUE, _ORANGE, _GREEN, _RED, _SKY, _PINK, _GREY, _INK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8a8f98", "#1f2933")
 _NIGHT = "#dde3ec"
-_STYLE: dict[str, Any] = {  # Any: matplotlib's settings are of many types
+_STYLE: Any = {  # Any: matplotlib types the keys of its settings in its own way, which changes
     "svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif", "font.size": 9,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": _GREY, "axes.labelcolor": _INK,
     "xtick.color": _INK, "ytick.color": _INK, "text.color": _INK, "axes.grid": True, "axes.axisbelow": True,
@@ -94,7 +95,7 @@ main { max-width: 1080px; margin: 0 auto; padding: 28px 24px 48px; }
 h1 { font-size: 25px; margin: 0 0 4px; letter-spacing: -0.01em; }
 h2 { font-size: 16px; margin: 30px 0 8px; }
 p { margin: 4px 0 10px; } .soft { color: #5b6673; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; margin: 18px 0 8px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 10px; margin: 18px 0 8px; }
 .tile { border: 1px solid #dde3ec; border-radius: 8px; padding: 10px 13px; border-left: 5px solid #8a8f98; }
 .tile b { display: block; font-size: 22px; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { color: #5b6673; font-size: 13px; }
@@ -117,13 +118,13 @@ pre { background: #f6f8fb; border: 1px solid #dde3ec; border-radius: 6px; paddin
 def _page(flown: Flight) -> str:
     scenario, m = flown.scenario, flown.metrics
     figures = (
-        ("Charge", "True state of charge of the battery.", _draw_charge, 1.9),
+        ("Charge", "True state of charge of the battery.", _draw_charge, 1.8),
         ("Power", "What the array gives, what all loads and the compute nodes draw, and the plan's budget for them.",
          _draw_power, 2.6),
         ("Temperatures", "Hottest junction of all nodes, cold plate, radiator and battery, with their limits.",
-         _draw_heat, 2.9),
-        ("Power modes", "What the caps in force let each node do.", _draw_modes, 1.9),
-        ("Jobs", "One bar for each stretch of a job on a node; crosses are refusals.", _draw_jobs, 2.3),
+         _draw_heat, 3.4),
+        ("Power modes", "What the caps in force let each node do.", _draw_modes, 1.8),
+        ("Jobs", "One bar for each stretch of a job on a node; crosses are refusals.", _draw_jobs, 2.2),
     )
     parts = [
         f"<h1>{escape(scenario.id)}</h1>",
@@ -133,7 +134,7 @@ def _page(flown: Flight) -> str:
         f"Judged by the truth, not by what the flight software says.</p>",
         _tiles(flown),
         "<p class=soft>In all plots: grey is eclipse, blue marks on top are ground contacts; "
-        "time is hours since the start.</p>",
+        "time runs in hours since the start.</p>",
         *(_figure(flown, *figure) for figure in figures),
         "<h2>Limits</h2>", _limits(flown),
         "<div class=two>",
@@ -145,9 +146,10 @@ def _page(flown: Flight) -> str:
         "<h2>Events that the ground received</h2>", _events(flown),
         "<div class=two>",
         _section("This machine", _pairs(_timing_rows(flown))),
-        _section("Fly it again", f"<pre>{escape(command(flown))}\nhil replay {escape(shlex.quote(str(_near(flown.folder))))}"
-                 "</pre><p class=soft>The same scenario and seed give the same run.json and the same recording, "
-                 "octet by octet.</p>"),
+        _section("Fly it again", f"<pre>{escape(command(flown))}\n"
+                 f"hil replay {escape(shlex.quote(str(_near(flown.folder))))}</pre>"
+                 "<p class=soft>The same scenario and seed give the same run.json and the same recording, octet by "
+                 "octet.</p>"),
         "</div>",
     ]
     return (f'<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
@@ -172,8 +174,8 @@ def _tiles(flown: Flight) -> str:
     m, t = flown.metrics, flown.timing
     tiles = (
         (m["limits_crossed"], "limits crossed", not m["limits_crossed"]),
-        (f"{m['promises_broken']} of {m['promises_made']}", "promises broken", not m["promises_broken"]),
-        (f"{m['jobs_finished']} of {m['jobs_offered']}", "jobs finished", None),
+        (f"{m['promises_broken']} / {m['promises_made']}", "promises broken", not m["promises_broken"]),
+        (f"{m['jobs_finished']} / {m['jobs_offered']}", "jobs finished", None),
         (_share(m["value_finished"], m["value_offered"]), "of the value offered", None),
         (f"{100.0 * _number(m['battery_soc_frac_min']):.1f} %", "lowest charge", None),
         (f"{m['die_c_max']:.1f} °C", "hottest junction", None),
@@ -192,7 +194,8 @@ def _section(title: str, body: str) -> str:
 def _table(head: Sequence[str], rows: Iterable[tuple[Sequence[object], bool]], left: int = 1) -> str:
     """A table whose columns from `left` on are numbers; rows marked bad stand out."""
     def cells(tag: str, values: Sequence[object]) -> str:
-        return "".join(f"<{tag}{' class=n' if i >= left else ''}>{escape(str(v))}</{tag}>" for i, v in enumerate(values))
+        return "".join(f"<{tag}{' class=n' if i >= left else ''}>{escape(str(value))}</{tag}>"
+                       for i, value in enumerate(values))
 
     body = "".join(f"<tr{' class=bad' if bad else ''}>{cells('td', row)}</tr>" for row, bad in rows)
     return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
@@ -228,7 +231,7 @@ def _refusal_rows(flown: Flight) -> list[tuple[str, object]]:
     counts = refusals(flown.logbook)
     if not counts:
         return [("no job was refused", "")]
-    return sorted(counts.items(), key=lambda entry: -entry[1])
+    return [*Counter(counts).most_common()]
 
 
 def _energy_rows(flown: Flight) -> list[tuple[str, object]]:
@@ -300,11 +303,15 @@ def _share(part: object, whole: object) -> str:
 
 
 def _figure(flown: Flight, title: str, caption: str, draw: Callable[[Axes, Flight], None], height_in: float) -> str:
-    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+    figure = Figure(figsize=(_WIDTH_IN, height_in))
+    # The same edges in every figure, so that a moment stands at one place all the way down the page.
+    figure.subplots_adjust(0.7 / _WIDTH_IN, 0.26 / height_in, 1.0 - 0.7 / _WIDTH_IN, 1.0 - 0.34 / height_in)
     axes = figure.add_subplot()
     draw(axes, flown)
     _shade(axes, flown)
-    axes.set_xlim(0.0, flown.scenario.duration_s / 3600.0)
+    hours = flown.scenario.duration_s / 3600.0
+    axes.set_xlim(0.0, hours)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=13, steps=[1, 2, 2.5, 3, 5, 6, 10]))
     axes.tick_params(length=0)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=False, metadata={"Date": None})
@@ -351,8 +358,8 @@ def _limit_line(axes: Axes, value: float, label: str, colour: str = _RED) -> Non
 
 
 def _legend(axes: Axes, **options: Any) -> None:  # Any: matplotlib's
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.03), ncols=8, handlelength=1.4, columnspacing=1.6,
-                borderaxespad=0.0, **options)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.04), ncols=8, handlelength=1.4, columnspacing=1.6,
+                borderaxespad=0.0, handleheight=0.9, **options)
 
 
 def _draw_charge(axes: Axes, flown: Flight) -> None:
@@ -400,10 +407,12 @@ def _draw_modes(axes: Axes, flown: Flight) -> None:
     per_bucket = max(1, len(chosen) // _POINTS)
     whole = chosen[: len(chosen) // per_bucket * per_bucket].reshape(-1, per_bucket, nodes)
     shares = np.stack([(whole == mode).sum(axis=1) for mode in range(len(modes))])
-    colours = ["#ffffff", "#d6dce5", *mpl.colormaps["viridis_r"](np.linspace(0.08, 0.92, len(modes) - 2))]
+    colours: list[Any] = ["#ffffff00", "#b9c1cc", *mpl.colormaps["viridis_r"](np.linspace(0.08, 0.92, len(modes) - 2))]
+    edges_h = np.arange(whole.shape[0] + 1) * per_bucket / 3600.0
     axes.pcolormesh(
-        np.linspace(0.0, whole.shape[0] * per_bucket / 3600.0, whole.shape[0] + 1), np.arange(nodes + 1) - 0.5,
-        shares.argmax(axis=0).T, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(modes) - 0.5, rasterized=True,
+        edges_h, np.arange(nodes + 1) - 0.5,
+        np.ma.masked_equal(shares.argmax(axis=0).T, 0), cmap=ListedColormap(colours),
+        vmin=-0.5, vmax=len(modes) - 0.5, rasterized=True,
     )
     axes.grid(visible=False)
     _lanes(axes, [f"node {i}" for i in range(nodes)])
@@ -436,7 +445,6 @@ def _draw_jobs(axes: Axes, flown: Flight) -> None:
     axes.plot(refused, [nodes] * len(refused), ls="none", marker="x", ms=5, color=_PINK, mew=1.4)
     axes.grid(visible=False)
     _lanes(axes, [*(f"node {i}" for i in range(nodes)), "refused"])
-    axes.set_xlabel("hours since the start")
     _legend(axes, handles=[Patch(facecolor=colour, label=label) for label, colour in _OUTCOMES if label in shown])
 
 

@@ -82,8 +82,11 @@ class JobHistory:
     ended_s: float | None = None
 
     def is_broken(self, end_s: float) -> bool:
-        """True when it was promised and its deadline passed within the run without it being finished."""
-        if self.promised_s is None or self.state is JobState.CANCELLED:
+        """True when it was promised and its deadline passed within the run without it being finished.
+
+        A job that the ground cancelled or that failed by itself breaks no promise of the satellite.
+        """
+        if self.promised_s is None or self.state in (JobState.CANCELLED, JobState.FAILED):
             return False
         if self.state is JobState.FINISHED:
             return self.ended_s is not None and self.ended_s > self.spec.deadline_s

@@ -70,7 +70,7 @@ class FaultRow:
     at: str = text(_MOMENT.pattern, _MOMENT_TEXT)
     sensor: str = text(r"[a-z0-9_]{1,40}", "the name of a sensor")
     kind: str = text("|".join(FAULT_KINDS), " or ".join(FAULT_KINDS))
-    lasts: str = text(_DURATION.pattern, 'a duration like "10 min"')
+    lasts: str = text(_DURATION.pattern, 'a duration like "10 min"', key="for")
     amount: float = number("", -1e4, 1e4, 0.0)
 
 

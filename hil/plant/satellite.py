@@ -120,6 +120,7 @@ class TruthMode:
 class TruthCompute:
     """Compute nodes, one entry a node where they differ."""
 
+    modes: tuple[TruthMode, ...]
     die_heat_capacity_j_k: float = number("J/K", 1.0, 1e5)
     module_heat_capacity_j_k: float = number("J/K", 1.0, 1e5)
     die_to_module_w_k: float = number("W/K", 0.05, 100.0)
@@ -132,7 +133,6 @@ class TruthCompute:
     untrip_c: float = number("degC", 20.0, 130.0)
     trip_w: float = number("W", 0.0, 50.0)
     restore_s: float = number("s", 0.0, 600.0)
-    modes: tuple[TruthMode, ...]
 
     @property
     def nodes(self) -> int:
@@ -158,8 +158,6 @@ class Dispersion:
 class Truth:
     """One true satellite."""
 
-    name: str = text(r"[a-z0-9_]{1,40}", "1..40 of a-z, 0-9 and _")
-    attitude: str = text(r"sun|nadir", "sun or nadir")
     array: TruthArray
     battery: TruthBattery
     structure: TruthStructure
@@ -167,6 +165,8 @@ class Truth:
     compute: TruthCompute
     sensors: dict[str, TruthSensor]
     dispersion: Dispersion
+    name: str = text(r"[a-z0-9_]{1,40}", "1..40 of a-z, 0-9 and _")
+    attitude: str = text(r"sun|nadir", "sun or nadir")
 
 
 def load_truth(path: Path) -> Truth:
@@ -295,7 +295,8 @@ def fill_model(plant: Plant, truth: Truth) -> None:
     dies, modules = range(compute.nodes), range(compute.nodes, 2 * compute.nodes)
     m.n_nodes, m.n_compute = at.total, compute.nodes
     capacities = {
-        **dict.fromkeys(dies, compute.die_heat_capacity_j_k), **dict.fromkeys(modules, compute.module_heat_capacity_j_k),
+        **dict.fromkeys(dies, compute.die_heat_capacity_j_k),
+        **dict.fromkeys(modules, compute.module_heat_capacity_j_k),
         at.plate: structure.plate_heat_capacity_j_k, at.root: structure.root_heat_capacity_j_k,
         at.tip: structure.tip_heat_capacity_j_k, at.bus: structure.bus_heat_capacity_j_k,
         at.battery: battery.heat_capacity_j_k, at.array: array.heat_capacity_j_k,
