@@ -99,9 +99,10 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError("--rate", f"{options.rate:g} needs --rig-port: a real satellite has one rate")
     where = str(options.mission)
     mission = mission_file.load(options.mission)
+    forecaster_of(mission, where)  # what is wrong with orbit or start is said before anything is opened
     folder = _make_folder(options.state or Path("state") / mission.name)
-    stop = StopRequest()
     with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
         board_file = linux.load_board_file(options.board_file) if options.board_file else BoardFile()
         port = stack.enter_context(SerialPort(options.port, options.baud or mission.link.baud))
         ports: list[tuple[SerialPort, Callable[[float], None]]] = []

@@ -14,8 +14,8 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Final
+from types import FrameType, TracebackType
+from typing import Final, Self
 
 from flightsw.clock import MonotonicClock
 from flightsw.errors import BoardError, FlightError
@@ -29,22 +29,36 @@ PERIOD_S: Final = 1.0
 _LATE_S: Final = 0.5 * PERIOD_S
 _RESTART_EVERY_S: Final = 1.0  # of the machine; a guardian that cannot start must not keep the loop from its work
 _BUSY_OVER_S: Final = 1.0  # of the machine; the kernel counts processor time in steps of 10 ms
+_Handler = Callable[[int, FrameType | None], object] | int | None  # as `signal.signal` takes and returns it
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class StopRequest:
-    """SIGTERM or SIGINT, as something that a loop can wait for. Make it once, in the main thread."""
+    """SIGTERM or SIGINT, as something that a loop can wait for, while this is entered. Main thread only."""
 
     def __init__(self) -> None:
         self.asked = False
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._take)
+        self._read, self._write = -1, -1
+        self._before: dict[int, _Handler] = {}
 
     def fileno(self) -> int:
         """Descriptor that becomes readable with the signal."""
         return self._read
+
+    def __enter__(self) -> Self:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._read)
+        os.close(self._write)
 
     def _take(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
