@@ -36,6 +36,8 @@ class FactFile:
                 self.facts = Facts(**json.loads(self._fact.value))
             except (ValueError, TypeError) as error:
                 raise StoreError(f"facts in {folder} are intact but not readable: {error}") from error
+        elif (folder / "ledger").exists():
+            raise StoreError(f"facts in {folder} are gone, but its ledger is there: not a first boot")
         else:
             self.facts = Facts(0, Mode.BOOT.name, 0.0)
             self._fact = TripleFact.create(paths, self._encode())

@@ -25,7 +25,6 @@ from flightsw.state import (
     JobSpec,
     JobState,
     JobView,
-    Mode,
     Pause,
     Readings,
     Received,
@@ -204,11 +203,3 @@ def _job_to_json(job: JobView) -> list[object]:
 
 def _job_from_json(fields: list[Any]) -> JobView:  # Any: JSON values
     return JobView(_spec_from_json(fields[0]), JobState(fields[1]), fields[2], fields[3])
-
-
-def mode_named(name: str) -> Mode:
-    """Mode of a recorded name; StoreError when there is none."""
-    try:
-        return Mode[name]
-    except KeyError as error:
-        raise StoreError(f"no mode {name!r}; known: {', '.join(Mode.__members__)}") from error

@@ -83,6 +83,7 @@ class Supervisor:
         self._overruns = 0
         self._transmitting = False
         self._failures = 0
+        self._recording_ended = False
         self._eclipse_since_s: float | None = None
         self._sky: Sky | None = None
 
@@ -144,6 +145,9 @@ class Supervisor:
         inputs = Inputs(now_s, readings, received, self._inbox.take(now_s), self._runner.poll(now_s), answers)
         decision = self._brain.decide(estimate, inputs)
         self._recorder.record(inputs, fingerprint(decision))
+        if self._recorder.failure and not self._recording_ended:
+            self._recording_ended = True
+            self._reporting.event(Event("recording_ended", (self._recorder.failure,)), now_s + self._obt_offset_s)
         return decision
 
     def _act(self, now_s: float, decision: Decision) -> None:

@@ -63,7 +63,7 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(38, "job_expired", _L, "Job {0} expired at its deadline", ("u32",)),
     EventRow(40, "tick_overrun", _M, "Tick was {0:.3f} s late, {1} ticks left out", ("f32", "u32")),
     EventRow(41, "tick_failed", _H, "Tick failed and everything was shed: {0}", ("text",)),
-    EventRow(42, "command_rejected", _L, "Telecommand rejected: {0}", ("text",)),
+    EventRow(42, "recording_ended", _L, "Inputs are not recorded any more: {0}", ("text",)),
     EventRow(43, "parameter_set", _I, "Parameter {0} = {1:g}", ("text", "f64")),
     EventRow(44, "command_loss", _H, "No telecommand for {0:.0f} s", ("f32",)),
     EventRow(45, "store_failed", _H, "Durable storage failed: {0}", ("text",)),

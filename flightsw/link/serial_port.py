@@ -35,15 +35,18 @@ class ByteStream(Protocol):
 class SerialPort:
     """An exclusively locked 8N1 port. Its descriptor suits `select` while `fault` is None."""
 
-    def __init__(self, path: str, baud: int, backlog_octets: int = 16384, retry_s: float = 1.0) -> None:
-        """Open the port; raise BoardError with port, baud and the system's reason where that fails."""
+    def __init__(self, path: str, baud: int, backlog_octets: int | None = None, retry_s: float = 1.0) -> None:
+        """Open the port; raise BoardError with port, baud and the system's reason where that fails.
+
+        `backlog_octets` bounds what waits to be sent; by default two seconds of the line, at least 16 KiB.
+        """
         self.path = path
         self.baud = baud
         self.fault: str | None = None  # why the port is down; None while it is up
         self.overrun_octets = 0  # offered to `write` and lost: backlog full, or port down
         self.disconnects = 0
         self._backlog = bytearray()
-        self._backlog_limit_octets = backlog_octets
+        self._backlog_limit_octets = max(16384, baud // 5) if backlog_octets is None else backlog_octets
         self._retry_s = retry_s
         self._retry_at_s = 0.0
         self._port = self._open()

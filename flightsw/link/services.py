@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from flightsw.dictionary import commands, events, telemetry
-from flightsw.dictionary.events import Severity
 from flightsw.errors import LinkError
 from flightsw.link.coding import CltuDecoder, encode_cadu, encode_cltu
 from flightsw.link.frames import (
@@ -191,11 +190,3 @@ class CommandReceiver:
             raise LinkError(f"telecommand for application {tc.apid}, this is {self._apid}")
         (request_id,) = _REQUEST.unpack_from(packet)
         return Received(request_id, tc.service, tc.subservice, tc.data)
-
-
-def severity_of(subservice: int) -> Severity:
-    """Severity that a service 5 subservice stands for; LinkError outside 1..4."""
-    try:
-        return Severity(subservice)
-    except ValueError as error:
-        raise LinkError(f"event report with subservice {subservice}, expected 1..4") from error

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flightsw.dictionary.sensors import SENSORS
 from flightsw.errors import StoreError
-from flightsw.recorder import Recorder, Start, Tick, fingerprint, mode_named, read_recording
+from flightsw.recorder import Recorder, Start, Tick, fingerprint, read_recording
 from flightsw.state import (
     Decision,
     Event,
@@ -274,9 +274,3 @@ DECISION = Decision(1.0, Mode.SAFE, (NodeCommand(0, 0.5, 0),), PLAN, (), (), (),
 def test_fingerprint_tells_decisions_apart(other: Decision) -> None:
     assert fingerprint(other) != fingerprint(DECISION)
     assert fingerprint(DECISION._replace()) == fingerprint(DECISION)
-
-
-def test_recorded_mode_names() -> None:
-    assert [mode_named(mode.name) for mode in Mode] == list(Mode)
-    with pytest.raises(StoreError, match="no mode 'SLEEP'; known: BOOT, SAFE"):
-        mode_named("SLEEP")

@@ -15,7 +15,7 @@ from spacepackets.ecss.tc import PusTc
 from spacepackets.ecss.tm import ManagedParams
 
 from flightsw.dictionary.commands import COMMANDS
-from flightsw.dictionary.events import BY_NAME, EVENTS, Severity
+from flightsw.dictionary.events import BY_NAME, EVENTS
 from flightsw.dictionary.telemetry import (
     HOUSEKEEPING,
     MISSING,
@@ -40,7 +40,6 @@ from flightsw.link.services import (
     build_telecommand,
     pack_parameter,
     pack_verification,
-    severity_of,
     unpack_parameter,
     unpack_verification,
 )
@@ -102,7 +101,7 @@ def test_every_event_reaches_the_ground() -> None:
         row, args = unpack_event(tm.data)
         assert (row.name, args) == event
         assert (vcid, tm.apid, tm.service, tm.seq_count, tm.obt_s) == (VC_REPORTS, APID, 5, i, OBT_S)
-        assert severity_of(tm.subservice) is row.severity
+        assert tm.subservice == row.severity
 
 
 def test_every_structure_reaches_the_ground_with_its_missing_values() -> None:
@@ -241,13 +240,6 @@ def test_parameter_report_of_the_wrong_size_is_refused(data: bytes) -> None:
     assert unpack_parameter(pack_parameter(65535, -0.5)) == (65535, -0.5)
     with pytest.raises(LinkError, match=f"of {len(data)} octets, expected 10"):
         unpack_parameter(data)
-
-
-@pytest.mark.parametrize("subservice", [0, 5, -1])
-def test_severity_of_no_event_is_refused(subservice: int) -> None:
-    assert [severity_of(i) for i in range(1, 5)] == list(Severity)
-    with pytest.raises(LinkError, match=f"subservice {subservice}, expected 1..4"):
-        severity_of(subservice)
 
 
 def test_bad_argument_builds_nothing() -> None:
