@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flightsw.decide.capacity import CapacityCurve, Demand, first_misfit
+from flightsw.decide.capacity import CapacityCurve, Demand, earliest_deadline_s, first_misfit
 from flightsw.mission import Mission
 from flightsw.state import Estimate, JobSpec, JobView, Mode, Plan, Promise, Refusal, RefusalReason
 
@@ -22,10 +22,14 @@ def draw_w(mission: Mission, activity_frac: float) -> float:
     return reference.draw_w * activity_frac
 
 
+def cost_units(spec: JobSpec, done_units: float) -> float:
+    """Capacity that the rest of a job takes: a job that draws more than nominal gets less done for a watt."""
+    return max(0.0, spec.work_units - done_units) * max(1.0, spec.activity_frac)
+
+
 def demands_of(jobs: Sequence[JobView]) -> list[Demand]:
     """What the promised jobs still ask for."""
-    return [Demand(job.spec.job_id, job.spec.deadline_s, max(0.0, job.spec.work_units - job.done_units))
-            for job in jobs]
+    return [Demand(job.spec.job_id, job.spec.deadline_s, cost_units(job.spec, job.done_units)) for job in jobs]
 
 
 def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, estimate: Estimate, mode: Mode,
@@ -43,25 +47,25 @@ def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, estimate: Esti
         reasons.append(RefusalReason.STATE_UNKNOWN)
     if nodes <= 0:
         reasons.append(RefusalReason.NO_NODE)
-    if len(promised) >= mission.parameters["jobs_open_max"]:
-        reasons.append(RefusalReason.QUEUE_FULL)
-    if reasons:
-        return Refusal(spec.job_id, tuple(reasons), reasons[0].name.lower(), now_s, None)
+    closed = bool(reasons)  # no deadline would help
+    binding, binding_at_s = (reasons[0].name.lower(), now_s) if closed else ("deadline", spec.deadline_s)
     if (spec.work_units + overhead) / rate_max > spec.deadline_s - now_s:
         reasons.append(RefusalReason.DEADLINE_TOO_SOON)
+    if nodes <= 0:
+        return Refusal(spec.job_id, tuple(reasons), binding, binding_at_s, None)
     curve = CapacityCurve(plan, now_s, nodes, rate_max, HELD_BACK_FRAC)
-    demands = demands_of(promised)
-    demands.append(Demand(spec.job_id, spec.deadline_s, spec.work_units))
-    misfit = first_misfit(demands, curve, nodes, overhead)
-    binding, binding_at_s = "deadline", spec.deadline_s
+    others, units = demands_of(promised), cost_units(spec, 0.0)
+    misfit = first_misfit([*others, Demand(spec.job_id, spec.deadline_s, units)], curve, nodes, overhead)
     if misfit is not None:
         reasons.append(_scarcity(plan))
-        binding, binding_at_s = plan.binding_limit, plan.battery_min_at_s
+        if not closed:
+            binding, binding_at_s = plan.binding_limit, plan.battery_min_at_s
     if not reasons:
         energy_j = spec.work_units * draw_w(mission, spec.activity_frac)
         return Promise(spec.job_id, spec.deadline_s, energy_j, energy_j)
-    return Refusal(spec.job_id, tuple(reasons), binding, binding_at_s,
-                   _counter_deadline_s(spec, demands[:-1], curve, nodes, overhead))
+    counter_s = None if closed else earliest_deadline_s(
+        units, max(spec.deadline_s, now_s + (spec.work_units + overhead) / rate_max), others, curve, nodes, overhead)
+    return Refusal(spec.job_id, tuple(reasons), binding, binding_at_s, counter_s)
 
 
 def _scarcity(plan: Plan) -> RefusalReason:
@@ -71,28 +75,3 @@ def _scarcity(plan: Plan) -> RefusalReason:
     if plan.binding_limit.endswith("_max_c"):
         return RefusalReason.HEAT
     return RefusalReason.CAPACITY
-
-
-def _counter_deadline_s(spec: JobSpec, others: list[Demand], curve: CapacityCurve, nodes: int,
-                        overhead: float) -> float | None:
-    """Earliest later deadline that would have been promised, to the second; None when there is none.
-
-    Fitting is monotone in the candidate's deadline except that moving it behind another job delays that
-    job less, so bisection over the deadline is exact.
-    """
-    last = max((d.deadline_s for d in others), default=spec.deadline_s)
-    total = sum(d.units + overhead for d in others) + spec.work_units + overhead
-    ends_s = curve.time_of(total)  # all of it on one node: certainly enough
-    if ends_s is None:
-        return None
-    low, high = spec.deadline_s, max(last, ends_s) + 1.0
-    if first_misfit([*others, Demand(spec.job_id, high, spec.work_units)], curve, nodes, overhead) is not None:
-        return None
-    while high - low > 1.0:
-        middle = 0.5 * (low + high)
-        candidate = Demand(spec.job_id, middle, spec.work_units)
-        if first_misfit([*others, candidate], curve, nodes, overhead) is None:
-            high = middle
-        else:
-            low = middle
-    return high

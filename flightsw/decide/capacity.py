@@ -79,8 +79,41 @@ class Misfit(NamedTuple):
 
 def first_misfit(demands: Sequence[Demand], curve: CapacityCurve, nodes: int, overhead_units: float) -> Misfit | None:
     """Lay out `demands`; return the first that would be late, None when all fit. O(n log n)."""
+    return _lay([0.0] * nodes, _in_order(demands), curve, overhead_units)
+
+
+def earliest_deadline_s(units: float, not_before_s: float, others: Sequence[Demand], curve: CapacityCurve, nodes: int,
+                        overhead_units: float) -> float | None:
+    """Earliest deadline from `not_before_s` on at which a job of `units` fits among `others`, to the second.
+
+    None when there is none. Fitting is not monotone in the deadline (a job with a later one is laid out behind
+    jobs that may block the only node it could end on in time), so each place in the order is tried in turn.
+    """
+    order = _in_order(others)
     loads = [0.0] * nodes
-    for demand in sorted(demands, key=lambda d: (d.deadline_s, d.job_id)):
+    for place in range(len(order) + 1):
+        ends_s = curve.time_of(min(loads) + units + overhead_units)
+        if ends_s is None:
+            return None
+        from_s = max(not_before_s, order[place - 1].deadline_s if place else not_before_s)
+        deadline_s = max(from_s, ends_s) + 1.0
+        if place == len(order) or deadline_s < order[place].deadline_s:
+            tried = loads.copy()
+            tried[tried.index(min(tried))] += units + overhead_units
+            if _lay(tried, order[place:], curve, overhead_units) is None:
+                return deadline_s
+        if place < len(order) and _lay(loads, order[place:place + 1], curve, overhead_units) is not None:
+            return None
+    return None
+
+
+def _in_order(demands: Sequence[Demand]) -> list[Demand]:
+    return sorted(demands, key=lambda d: (d.deadline_s, d.job_id))
+
+
+def _lay(loads: list[float], order: Sequence[Demand], curve: CapacityCurve, overhead_units: float) -> Misfit | None:
+    """Lay each job of `order` on the least loaded node, adding to `loads`; stop at the first that is late."""
+    for demand in order:
         node = loads.index(min(loads))
         loads[node] += demand.units + overhead_units
         if curve.units_by(demand.deadline_s) < loads[node]:
