@@ -62,6 +62,7 @@ def set_modes(placed: Sequence[JobView | None], modes: Sequence[PowerMode], step
     """Give each node with a job a power mode within `budget_w`; empty nodes are off."""
     off_w = modes[0].draw_w
     left_w = budget_w - off_w * len(placed)
+    drawn_w = [off_w] * len(placed)
     level = [-1] * len(placed)  # index into steps; -1 is off
     # Tightest first: share of the remaining time that the job needs in the reference mode.
     order = sorted(
@@ -73,9 +74,10 @@ def set_modes(placed: Sequence[JobView | None], modes: Sequence[PowerMode], step
             job = placed[i]
             if job is None or level[i] != rung - 1:
                 continue
-            cost_w = step.extra_w * job.spec.activity_frac
+            cost_w = modes[step.power_mode].draw_w * job.spec.activity_frac - drawn_w[i]
             if cost_w <= left_w:
                 left_w -= cost_w
+                drawn_w[i] += cost_w
                 level[i] = rung
     commands = []
     for i, job in enumerate(placed):
