@@ -41,11 +41,15 @@ def approve(wanted: Sequence[NodeCommand], activity: Sequence[float], estimate: 
     """
     modes = mission.compute.modes
     hold_s = parameters["lease_s"] + CHECK_EVERY_S
+    rail_w = payload_w(parameters, mission)
     nodes = list(wanted)
     events: list[Event] = []
     while True:
         draws = [_draw_w(node, modes[node.power_mode].draw_w, activity[i]) for i, node in enumerate(nodes)]
-        limit, at_s = forecaster.first_crossing(estimate, draws, hold_s, parameters)
+        if sum(draws) > rail_w:
+            limit, at_s = "payload_max_w", 0.0
+        else:
+            limit, at_s = forecaster.first_crossing(estimate, draws, hold_s, parameters)
         if not limit:
             return Approval(tuple(nodes), tuple(events), "")
         highest = max(range(len(nodes)), key=lambda i: (draws[i], i))
@@ -55,6 +59,11 @@ def approve(wanted: Sequence[NodeCommand], activity: Sequence[float], estimate: 
         lower = before.power_mode - 1 if before.power_mode > 2 else 0  # idle does no work: skip it
         nodes[highest] = NodeCommand(lower, modes[lower].cap_w, before.job_id)
         events.append(Event("cap_reduced", (highest, before.cap_w, modes[lower].cap_w, limit)))
+
+
+def payload_w(parameters: Mapping[str, float], mission: Mission) -> float:
+    """Draw to expect of all nodes together at most: should it be the margin more, the rail still carries it."""
+    return parameters["payload_max_w"] / (1.0 + mission.margins.draw_frac)
 
 
 def _draw_w(node: NodeCommand, nominal_w: float, activity: float) -> float:

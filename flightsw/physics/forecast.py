@@ -220,10 +220,11 @@ class Forecaster:
             rollout.compute_w[1, i, 0] = self._off_w
         rollout.run()
         step = int(rollout.first_crossing_step[0])
-        if step < 0:
-            return "", 0.0
+        # The highest include the start: what is beyond its limit now counts, even if it cools within a step.
         margins_k = rollout.params["limit_k"][:, 0] - rollout.max_temperature_k[:, 0]
         hottest = int(np.argmin(margins_k))
+        if step < 0 and margins_k[hottest] >= 0.0:
+            return "", 0.0
         name = self._limit_names()[hottest + 1] if margins_k[hottest] < 0.0 else "battery_floor_frac"
         return name, (step + 1) * STEP_S
 
