@@ -97,7 +97,7 @@ h2 { font-size: 16px; margin: 30px 0 8px; }
 p { margin: 4px 0 10px; } .soft { color: #5b6673; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 10px; margin: 18px 0 8px; }
 .tile { border: 1px solid #dde3ec; border-radius: 8px; padding: 10px 13px; border-left: 5px solid #8a8f98; }
-.tile b { display: block; font-size: 22px; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.tile b { display: block; white-space: nowrap; font-size: 22px; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { color: #5b6673; font-size: 13px; }
 .good { border-left-color: #009E73; } .bad { border-left-color: #D55E00; background: #fdf3ec; }
 figure { margin: 0 0 6px; break-inside: avoid; } figure svg { width: 100%; height: auto; display: block; }
@@ -109,9 +109,11 @@ tr.bad td { color: #b04500; font-weight: 600; }
 .two { display: grid; grid-template-columns: 1fr 1fr; gap: 0 36px; } .two section { break-inside: avoid; }
 pre { background: #f6f8fb; border: 1px solid #dde3ec; border-radius: 6px; padding: 10px 13px; overflow-x: auto;
       font-size: 13px; white-space: pre-wrap; }
-@media (max-width: 760px) { .two { grid-template-columns: 1fr; } }
+@media screen and (max-width: 760px) { .two { grid-template-columns: 1fr; } }
 @media print { body { font-size: 11px; } main { max-width: none; padding: 0; } h2 { margin-top: 16px; }
-  table { font-size: 10.5px; } h2 { break-after: avoid; } tr { break-inside: avoid; } @page { margin: 14mm; } }
+  table { font-size: 10.5px; } td, th { padding: 2px 8px 2px 0; } h2 { break-after: avoid; }
+  .tiles { grid-template-columns: repeat(7, 1fr); gap: 6px; } .tile { padding: 5px 7px; }
+  figcaption { font-size: 10px; } .tile b { font-size: 14px; } .tile span { font-size: 10px; } figure svg { width: 88%; } tr { break-inside: avoid; } @page { margin: 14mm; } }
 """
 
 
