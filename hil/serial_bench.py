@@ -35,7 +35,7 @@ from flightsw.compose import guardian_config
 from flightsw.dictionary.commands import Value, parse_text_argument
 from flightsw.dictionary.sensors import INDEX
 from flightsw.errors import ConfigError, LinkError
-from flightsw.guardian import GuardianHealth, GuardianStatus, NodeInForce
+from flightsw.guardian import GuardianHealth, GuardianStatus, NodeInForce, ProcessGuardian
 from flightsw.jobs.ledger import Ledger
 from flightsw.link.serial_port import SerialPort
 from flightsw.state import Mode
@@ -57,7 +57,7 @@ _LEASE_SLACK_S = 0.25  # a turn of the guardian (50 ms) and this machine's sched
 _LOOK_S = 0.2  # how often the job processes are looked at
 _END_WITHIN_S = 10.0
 _ALIVE = GuardianStatus(GuardianHealth.ALIVE, False, False, False, False, False, 0, 0, 0.0, 0, 0, (), 0, 0, 0, ())
-_WAKE_AGAIN_S = (5.0, 10.0)  # after a restart the operator sends STANDBY and COMPUTE again
+_WAKE_AGAIN_S = 2.0  # of mission time between the boot heard after a restart, STANDBY and COMPUTE
 
 
 class Verdict(enum.Enum):
@@ -266,9 +266,15 @@ class SerialBench:
         self._notes = _Notes()
         self._kill: _Kill | None = None
         self._restarted_at_s: float | None = None
+        self._boots_before: int | None = None  # heard before a restart whose boot is waited for
         self._trouble = ""
         self._sent: list[int] = []
         self._floor_w = guardian_config(scenario.mission).floor_w
+
+    @property
+    def _is_expected(self) -> bool:
+        """True while the flight program should be flying: never killed, or started again."""
+        return self._kill is None or self._restarted_at_s is not None
 
     def fly(self) -> list[Check]:
         """Fly the scenario and return the verdict; everything that was started is ended on any way out."""
@@ -298,6 +304,7 @@ class SerialBench:
             station.listen(self._hear(station))
             flight = FlightProcess(self._command(line.port_a, rig_line.port_a, run_folder), folder / "flight.log",
                                    folder / "flight" / "jobs")
+            stack.callback(self._end_guardian, run_folder)
             stack.callback(flight.end)
             script = sorted(((at_s, step.verb, step.values) for step in scenario.ground
                              if (at_s := step.at.resolve(rises_s)) is not None), key=lambda entry: entry[0])
@@ -312,6 +319,14 @@ class SerialBench:
             checks = self._judge(station, load, exit_code, at_floor)
             self._write(station, satellite, load, line, checks)
         return checks
+
+    def _end_guardian(self, run_folder: Path) -> None:
+        """End a guardian that outlived a killed supervisor; after an orderly end there is none."""
+        path = run_folder / "guardian.sock"
+        if path.exists():
+            guardian = ProcessGuardian(guardian_config(self._mission), path, run_folder)
+            guardian.start()
+            guardian.stop()
 
     def _command(self, port: str, rig_port: str, run_folder: Path) -> list[str]:
         scenario, options = self._scenario, self._options
@@ -421,7 +436,9 @@ class SerialBench:
         return hear
 
     def _send(self, station: Station, verb: str, values: tuple[Value, ...], now_s: float) -> None:
-        self._sent.append(station.send(verb, values, now_s).request_id)
+        request_id = station.send(verb, values, now_s).request_id
+        if self._is_expected:  # what is sent to a satellite that we killed ourselves is not judged
+            self._sent.append(request_id)
 
     def _type(self, station: Station, line: str, now_s: float) -> None:
         """Send what the operator typed; what is wrong with it is said, never raised."""
@@ -438,7 +455,10 @@ class SerialBench:
     def _kill_or_restart(self, now_s: float, flight: FlightProcess, caps: CapFiles,
                          script: list[_Step],
                          ) -> list[_Step]:
-        """Kill the supervisor when its time has come, and start it again when that was asked for."""
+        """Kill the supervisor when its time has come, start it again where asked, and wake it when it is heard.
+
+        Returns the script with what the operator sends besides.
+        """
         options, kill = self._options, self._kill
         if kill is None and options.kill_at_s is not None and now_s >= options.kill_at_s:
             before_w, jobs = list(caps.read_w()), flight.jobs()
@@ -450,10 +470,12 @@ class SerialBench:
               and options.kill_at_s is not None and now_s >= options.kill_at_s + options.restart_after_s):
             flight.start()
             self._restarted_at_s = now_s
+            self._boots_before = self._notes.events.get("boot", 0)
             self._say(f"-- supervisor started again at T+{now_s:.0f} s")
-            standby_s, compute_s = _WAKE_AGAIN_S
-            again: list[_Step] = [(now_s + after_s * options.rate, "mode", (int(mode),))
-                                  for after_s, mode in ((standby_s, Mode.STANDBY), (compute_s, Mode.COMPUTE))]
+        elif self._boots_before is not None and self._notes.events.get("boot", 0) > self._boots_before:
+            self._boots_before = None
+            again: list[_Step] = [(now_s + _WAKE_AGAIN_S, "mode", (int(Mode.STANDBY),)),
+                                  (now_s + 2.0 * _WAKE_AGAIN_S, "mode", (int(Mode.COMPUTE),))]
             return sorted([*script, *again], key=lambda entry: entry[0])
         return script
 
@@ -476,20 +498,20 @@ class SerialBench:
         received = sum(notes.structures.values())
         checks = [_check("telemetry", {"power", "thermal", "nodes_a"} <= notes.structures.keys(),
                          f"{received} reports of {len(notes.structures)} structures, "
-                         f"{station.lost_frames} frames lost")]
+                         f"{station.lost_frames} frames lost"
+                         + (" (frames are counted anew from the restart)" if self._restarted_at_s is not None else ""))]
         states = [station.command(request).state for request in self._sent]
         checks.append(_check("telecommands", states and set(states) == {CommandState.COMPLETED},
                              f"{states.count(CommandState.COMPLETED)} of {len(states)} accepted and completed"))
         ran = sorted(notes.finished & notes.processes.keys())
         submitted = any(station.command(request).verb == "job.submit" for request in self._sent)
-        if submitted:
+        if submitted and self._is_expected:
             share = load.ran_s / load.allowed_s if load.allowed_s else 0.0
             checks.append(_check("jobs", ran, f"finished as processes: {', '.join(map(str, ran)) or 'none'}; they ran "
                                               f"{share:.0%} of the time that their power modes allowed"))
         if self._options.kill_at_s is not None:
             checks += self._judge_kill()
-        is_flying_expected = self._kill is None or self._restarted_at_s is not None
-        if is_flying_expected:
+        if self._is_expected:
             checks.append(_check("orderly end", exit_code == 0 and at_floor,
                                  f"exit code {exit_code}, caps {'at' if at_floor else 'above'} the floor"))
         late = sum(late_s * self._options.rate > _LATE_S for late_s in notes.late_s)
