@@ -27,8 +27,8 @@ from hil.plant.satellite import StartState, Truth, load_truth
 from hil.plant.sensors import FAULT_KINDS, SensorFault
 
 SCENARIOS = Path(__file__).resolve().parent / "scenarios"
-DURATION_MIN_S, DURATION_MAX_S = 60.0, 864_000.0
-"""A run is held in memory, some 20 MB a day; ten days are the limit."""
+DURATION_MIN_S, DURATION_MAX_S = 60.0, 777_600.0
+"""At most nine days: what one recording holds on board, and 200 MB of truth in memory."""
 
 _UNIT_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86_400.0, "days": 86_400.0}
 _SPAN = r"(\d+(?:\.\d+)?) ?(s|min|h|days?|orbits?)"
