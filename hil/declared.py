@@ -43,7 +43,7 @@ class Reader:
     def build(self, cls: type[T], table: object, path: str) -> T | None:
         """Build `cls` from a table; None when something in it is wrong."""
         if not isinstance(table, dict):
-            self.problems.append(f"{path.rstrip('.')} = {table!r}: a table is expected")
+            self.problems.append(f"{path.rstrip('.')} = {_short(table)}: a table is expected")
             return None
         hints = get_type_hints(cls)
         fields = {
@@ -51,9 +51,11 @@ class Reader:
             for field in dataclasses.fields(cls)  # type: ignore[arg-type] # T is a dataclass
         }
         before = len(self.problems)
+        known = f"; known here: {', '.join(fields)}"  # said once a table
         for key, value in table.items():
             if key not in fields:
-                self.problems.append(f"{path}{key} = {value!r}: unknown key; known here: {', '.join(fields)}")
+                self.problems.append(f"{path}{key} = {_short(value)}: unknown key{known}")
+                known = ""
         values: dict[str, object] = {}
         for key, field in fields.items():
             if key in table:
@@ -71,26 +73,26 @@ class Reader:
             return self.build(kind, raw, path + ".")  # type: ignore[arg-type] # a dataclass type, not instance
         if origin is tuple:
             if not isinstance(raw, list):
-                self.problems.append(f"{path} = {raw!r}: an array is expected{_range_text(bounds)}")
+                self.problems.append(f"{path} = {_short(raw)}: an array is expected{_range_text(bounds)}")
                 return ()
             return tuple(self._value(get_args(kind)[0], item, f"{path}[{i}]", bounds) for i, item in enumerate(raw))
         if origin is dict:
             if not isinstance(raw, dict):
-                self.problems.append(f"{path} = {raw!r}: a table is expected")
+                self.problems.append(f"{path} = {_short(raw)}: a table is expected")
                 return {}
             return {key: self._value(get_args(kind)[1], item, f"{path}.{key}", bounds) for key, item in raw.items()}
         if kind is str:
             if not isinstance(raw, str) or not bounds["pattern"].fullmatch(raw):
-                self.problems.append(f"{path} = {raw!r}: expected {bounds['expected']}")
+                self.problems.append(f"{path} = {_short(raw)}: expected {bounds['expected']}")
             return raw
         is_number = isinstance(raw, (int, float)) and not isinstance(raw, bool)
         if not is_number or (kind is int and not isinstance(raw, int)):
             what = "a whole number" if kind is int else "a number"
-            self.problems.append(f"{path} = {raw!r}: {what} is expected{_range_text(bounds)}")
+            self.problems.append(f"{path} = {_short(raw)}: {what} is expected{_range_text(bounds)}")
             return raw
         value = float(raw)  # type: ignore[arg-type] # checked to be int or float just above
         if not (math.isfinite(value) and bounds["low"] <= value <= bounds["high"]):
-            self.problems.append(f"{path} = {raw!r} is out of range{_range_text(bounds)}")
+            self.problems.append(f"{path} = {_short(raw)} is out of range{_range_text(bounds)}")
         return raw if kind is int else value
 
 
@@ -101,6 +103,11 @@ def load(cls: type[T], path: Path) -> T:
     if result is None:
         raise ConfigError(str(path), "\n  ".join(reader.problems))
     return result
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _range_text(bounds: Any) -> str:  # Any: a dataclass field's metadata mapping

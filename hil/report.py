@@ -113,8 +113,8 @@ pre { background: #f6f8fb; border: 1px solid #dde3ec; border-radius: 6px; paddin
 @media print { body { font-size: 11px; } main { max-width: none; padding: 0; } h2 { margin-top: 16px; }
   table { font-size: 10.5px; } td, th { padding: 2px 8px 2px 0; } h2 { break-after: avoid; }
   .tiles { grid-template-columns: repeat(7, 1fr); gap: 6px; } .tile { padding: 5px 7px; }
-  figcaption { font-size: 10px; } .tile b { font-size: 14px; } .tile span { font-size: 10px; } figure svg { width: 88%; }
-  tr { break-inside: avoid; } @page { margin: 14mm; } }
+  figcaption { font-size: 10px; } .tile b { font-size: 14px; } .tile span { font-size: 10px; }
+  figure svg { width: 88%; } tr { break-inside: avoid; } @page { margin: 14mm; } }
 """
 
 
