@@ -1,0 +1,165 @@
+"""Jobs of the bundles as processes on nodes: starts, pauses, ends and failures as the supervisor sees them."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flightsw.jobs.base import Placement
+from flightsw.jobs.onboard import OnboardJobs, load_bundles
+from flightsw.jobs.runner import ProcessRunner
+from flightsw.state import JobProgress, JobSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTHING = Placement(None, 0.0)
+MANIFEST = """
+[job]
+id = "{id}"
+name = "Test job"
+customer = "Test"
+command = ["python3", "in/job.py"]
+inputs = ["job.py"]
+outputs = ["result"]
+value = 1.0
+deadline_s = 60.0
+[work]
+units = 4
+unit = "step"
+[needs]
+memory_mb = 128
+disk_mb = 1
+[pause]
+contract = "stop_continue"
+[power]
+activity_frac = 1.0
+"""
+QUICK = """
+import os
+def report(units):
+    fd = os.open("progress", os.O_WRONLY)
+    os.pwrite(fd, b"%-20d" % units, 0)
+report(3)
+open("out/result", "w").write("42")
+"""
+SLOW = QUICK + "import time\ntime.sleep(60)\n"
+BROKEN = "raise SystemExit(3)\n"
+
+
+def bundle(folder: Path, job_id: str, program: str) -> None:
+    path = folder / job_id
+    path.mkdir(parents=True)
+    (path / "job.toml").write_text(MANIFEST.format(id=job_id))
+    (path / "job.py").write_text(program)
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    for name, program in (("quick", QUICK), ("slow", SLOW), ("broken", BROKEN)):
+        bundle(tmp_path / "bundles", name, program)
+    bundles, problems = load_bundles(tmp_path / "bundles")
+    assert problems == ()
+    onboard = OnboardJobs(ProcessRunner(tmp_path / "run", Path(sys.executable)), bundles)
+    yield onboard
+    onboard.close()
+
+
+def spec(job_id: int, manifest: str) -> JobSpec:
+    return JobSpec(job_id, manifest, 100.0, 1.0, 1.0, 0.0, 1e6, 0.0, manifest=manifest)
+
+
+def until(onboard: OnboardJobs, done, seconds: float = 20.0) -> JobProgress:
+    """Poll until a progress satisfies `done`; fails when none does."""
+    give_up_s = time.monotonic() + seconds
+    while time.monotonic() < give_up_s:
+        for progress in onboard.poll(0.0):
+            if done(progress):
+                return progress
+        time.sleep(0.01)
+    pytest.fail("no such progress came")
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_placed_job_runs_and_finishes_with_all_its_work_and_a_hash(jobs):
+    (group,) = jobs.place(0.0, [Placement(spec(1, "quick"), 1.0)])
+    assert group > 0
+    progress = until(jobs, lambda p: p.ended)
+    assert (progress.job_id, progress.done_units, progress.succeeded) == (1, 100.0, True)
+    assert progress.detail.startswith("SHA-256 ")
+    assert jobs.place(0.0, [Placement(spec(1, "quick"), 1.0)]) == (0,)  # its group is gone and must not be leased
+    jobs.end(1)
+    assert jobs.poll(0.0) == ()
+    assert jobs.poll(0.0) == ()
+
+
+def test_progress_is_in_the_jobs_own_units(jobs):
+    jobs.place(0.0, [Placement(spec(1, "slow"), 1.0)])
+    progress = until(jobs, lambda p: p.done_units > 0.0)
+    assert progress.done_units == pytest.approx(75.0)  # three of four steps of a hundred units
+    assert not progress.ended
+
+
+def test_a_job_without_time_does_not_start_and_a_waiting_one_is_stopped(jobs):
+    job = spec(1, "slow")
+    assert jobs.place(0.0, [Placement(job, 0.0)]) == (0,)
+    (group,) = jobs.place(0.0, [Placement(job, 0.5)])
+    until(jobs, lambda p: p.done_units > 0.0)
+    assert jobs.place(0.0, [Placement(job, 0.0)]) == (group,)
+    time.sleep(0.05)
+    assert state_of(group) == "T"
+    jobs.place(0.0, [Placement(job, 1.0)])
+    time.sleep(0.05)
+    assert state_of(group) != "T"
+    assert jobs.place(0.0, [NOTHING]) == (0,)  # taken off its node: kept, not run
+    time.sleep(0.05)
+    assert state_of(group) == "T"
+    assert jobs.place(0.0, [NOTHING, Placement(job, 1.0)]) == (0, group)  # goes on elsewhere, the same process
+    assert jobs.placed == (0, 1)
+
+
+def test_an_unknown_name_and_a_broken_program_fail_with_a_clear_word(jobs):
+    assert jobs.place(0.0, [Placement(spec(1, "poem"), 1.0), Placement(spec(2, "broken"), 1.0)])[0] == 0
+    progress = until(jobs, lambda p: p.job_id == 1)
+    assert progress.ended
+    assert not progress.succeeded
+    assert progress.detail == "no manifest 'poem' on board; known: broken, quick, slow"
+    progress = until(jobs, lambda p: p.job_id == 2 and p.ended)
+    assert not progress.succeeded
+    assert progress.detail == "exit code 3"
+
+
+def test_an_ended_job_is_terminated_and_forgotten(jobs):
+    (group,) = jobs.place(0.0, [Placement(spec(1, "slow"), 1.0)])
+    until(jobs, lambda p: p.done_units > 0.0)
+    jobs.end(1)
+    jobs.end(1)
+    jobs.end(99)
+    give_up_s = time.monotonic() + 20.0
+    while jobs.processor_s() != (0.0,) and time.monotonic() < give_up_s:
+        assert jobs.poll(0.0) == ()
+        time.sleep(0.01)
+    assert not Path(f"/proc/{group}").exists()
+    assert jobs.place(0.0, [NOTHING]) == (0,)
+
+
+def test_a_bad_bundle_is_left_out_with_its_problem(tmp_path):
+    bundle(tmp_path, "good", QUICK)
+    bundle(tmp_path, "twin", QUICK)
+    (tmp_path / "twin" / "job.toml").write_text(MANIFEST.format(id="good"))
+    bundle(tmp_path, "bad", QUICK)
+    (tmp_path / "bad" / "job.toml").write_text("[job]\n")
+    bundles, problems = load_bundles(tmp_path)
+    assert bundles.keys() == {"good"}
+    assert len(problems) == 2
+    assert "bad/job.toml" in problems[0]
+    assert "is taken by" in problems[1]
+    assert load_bundles(tmp_path / "none") == ({}, ())
+
+
+def test_the_examples_are_all_offered():
+    bundles, problems = load_bundles(ROOT / "examples" / "jobs")
+    assert bundles.keys() == {"cloud_mask", "matrix_workload", "telemetry_pack"}
+    assert problems == ()
