@@ -27,7 +27,7 @@ from flightsw.decide import planner
 from flightsw.decide.estimator import Estimator
 from flightsw.dictionary.sensors import SENSORS, fitted_names
 from flightsw.errors import BoardError, ConfigError, FlightError
-from flightsw.executive import BusyMeter, Executive, GroundOnly, KeptGuardian, StopRequest, resume_time_s
+from flightsw.executive import BusyMeter, Executive, GroundOnly, KeptGuardian, StopRequest, hold, resume_time_s
 from flightsw.facts import FactFile
 from flightsw.guardian import ProcessGuardian
 from flightsw.jobs.onboard import OnboardJobs, load_bundles
@@ -102,6 +102,7 @@ def _run(options: argparse.Namespace) -> int:
     forecaster_of(mission, where)  # what is wrong with orbit or start is said before anything is opened
     folder = _make_folder(options.state or Path("state") / mission.name)
     with ExitStack() as stack:
+        stack.enter_context(hold(folder))
         stop = stack.enter_context(StopRequest())
         board_file = linux.load_board_file(options.board_file) if options.board_file else BoardFile()
         port = stack.enter_context(SerialPort(options.port, options.baud or mission.link.baud))
@@ -117,10 +118,11 @@ def _run(options: argparse.Namespace) -> int:
         bundles, problems = load_bundles(options.jobs)
         jobs = OnboardJobs(ProcessRunner(_make_folder(folder / "jobs"), Path(sys.executable)), bundles)
         run_folder = _make_folder(options.run_dir or folder / "run")
-        guardian = KeptGuardian(ProcessGuardian(
-            guardian_config(mission), run_folder / "guardian.sock", run_folder, options=board_file.guardian_options),
-            options.rate)
-        # Ending the guardian drops the caps at once; where it pets a watchdog it stays, and its lease runs out.
+        limits = guardian_config(mission)
+        guardian = KeptGuardian(
+            ProcessGuardian(limits, run_folder / "guardian.sock", run_folder, options=board_file.guardian_options),
+            limits.floor_w, options.rate)
+        # A guardian that pets a watchdog is not ended with us: that would reset the board.
         stack.callback(guardian.close, stop="--watchdog" not in board_file.guardian_options)
         noted_s = FactFile(folder).facts.now_s
         supervisor = build(mission, options.mission.read_text("utf-8"),

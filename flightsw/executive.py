@@ -8,11 +8,12 @@ octets. Never decides anything.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Self
@@ -28,6 +29,7 @@ from flightsw.supervisor import Supervisor
 PERIOD_S: Final = 1.0
 _LATE_S: Final = 0.5 * PERIOD_S
 _RESTART_EVERY_S: Final = 1.0  # of the machine; a guardian that cannot start must not keep the loop from its work
+_LAST_LEASE_S: Final = 1.0
 _BUSY_OVER_S: Final = 1.0  # of the machine; the kernel counts processor time in steps of 10 ms
 _Handler = Callable[[int, FrameType | None], object] | int | None  # as `signal.signal` takes and returns it
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -79,8 +81,9 @@ class KeptGuardian:
     runs `rate` times as fast, a lease is as much shorter: the guardian's own clock is always the machine's.
     """
 
-    def __init__(self, guardian: ProcessGuardian, rate: float) -> None:
+    def __init__(self, guardian: ProcessGuardian, floor_w: Sequence[float], rate: float) -> None:
         self._guardian = guardian
+        self._floor = [NodeCap(cap_w, 0.0, 0) for cap_w in floor_w]
         self._rate = rate
         self._restart_at_s = 0.0
         self.last: GuardianStatus = guardian.start()
@@ -107,8 +110,9 @@ class KeptGuardian:
         return self.last
 
     def close(self, *, stop: bool) -> None:
-        """Leave the guardian, its lease running out; or end it, which drops the caps to the floor at once."""
+        """Drop the caps to the floor, and end the guardian where `stop` says so."""
         with contextlib.suppress(FlightError):
+            self._guardian.renew(0.0, _LAST_LEASE_S, self._floor)
             if stop:
                 self._guardian.stop()
         self._guardian.close()
@@ -180,6 +184,24 @@ class Executive:
                 now_s = clock.now_s()
                 for _, serve in self._ports:
                     serve(now_s)
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep a state folder to ourselves; BoardError when another flight program flies with it."""
+    path = folder / "lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise BoardError(f"{path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BoardError(f"{folder} is in use by another flight program") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def resume_time_s(folder: Path, noted_s: float, rate: float) -> float:

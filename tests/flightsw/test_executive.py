@@ -92,7 +92,7 @@ def test_a_signal_ends_the_loop_and_handlers_come_back():
 
 def test_a_lost_guardian_is_seen_for_a_tick_and_started_again(tmp_path):
     process = ProcessGuardian(GuardianConfig((0.5,), (30.0,), 60.0), tmp_path / "g.sock", tmp_path, answer_wait_s=1.0)
-    kept = KeptGuardian(process, rate=10.0)
+    kept = KeptGuardian(process, [0.5], rate=10.0)
     try:
         caps = [NodeCap(25.0, 0.0, 0)]
         status = kept.renew(100.0, 20.0, caps)
@@ -107,6 +107,10 @@ def test_a_lost_guardian_is_seen_for_a_tick_and_started_again(tmp_path):
         assert seen.health is GuardianHealth.DEAD
         assert process.pid not in {None, first}
         assert kept.renew(210.0, 20.0, caps).health is GuardianHealth.ALIVE
+        kept.close(stop=False)  # where it pets a watchdog it stays, at the floor
+        assert (tmp_path / "node0_cap_mw").read_text() == "500\n"
+        process.start()
+        kept.renew(220.0, 20.0, caps)
     finally:
         kept.close(stop=True)
     assert (tmp_path / "node0_cap_mw").read_text() == "500\n"

@@ -179,6 +179,10 @@ def test_it_flies_without_sensors_and_ends_in_order_on_sigterm(tmp_path):
             assert select.select([ground], [], [], 20.0)[0]  # telemetry comes
             cap = tmp_path / "r" / "node0_cap_mw"
             assert cap.read_text() == "500\n"
+            second = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=15.0, check=False)
+            assert second.returncode == EXIT_DEVICE
+            assert second.stderr == f"flightsw run: {tmp_path / 'state'} is in use by another flight program\n"
+            assert (tmp_path / "r" / "guardian.sock").exists()  # the first one's guardian is left alone
             process.send_signal(signal.SIGTERM)
             said = process.communicate(timeout=15.0)[0].decode()
         finally:
