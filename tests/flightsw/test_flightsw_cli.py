@@ -47,8 +47,8 @@ def test_check_says_what_a_mission_means(capsys):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (("capacity_wh = 145.0", "capacity_wh = -1.0"), "battery.capacity_wh = -1.0 is out of range"),
-    (("[battery]", "[battery]\ncolour = 3"), "battery.colour: unknown key"),
+    (("capacity_wh = 145.0", "capacity_wh = -1.0"), "battery.capacity_wh = -1.0"),
+    (("[battery]", "[battery]\ncolour = 3"), "battery.colour"),
     (("15.48795447", "15.48795448"), "orbit.tle"),
     (("2026-03-20T12:00:00Z", "yesterday"), "orbit.start_utc = 'yesterday'"),
     (("[battery]", "[battery"), "is not valid TOML"),
