@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flightsw.errors import KernelError
 from flightsw.kernels import Rollout
 from flightsw.mission import Mission
 from flightsw.orbit import SOLAR_CONSTANT_W_M2, Attitude, Eclipse, Orbit, Pass
@@ -90,7 +91,8 @@ class Forecaster:
         self._eclipses: list[Eclipse] = []
         self._passes: list[Pass] = []
         topology = model.topology(mission)
-        self._levels = Rollout(topology, n_lanes=_LANES, n_steps=self._horizon_steps, n_slots=64, dt_s=STEP_S)
+        self._levels = Rollout(topology, n_lanes=_LANES, n_steps=self._horizon_steps, n_slots=64, dt_s=STEP_S,
+                               trace=True)
         self._backup = Rollout(topology, n_lanes=1, n_steps=self._horizon_steps, n_slots=2, dt_s=STEP_S,
                                precision=64)
         for rollout in (self._levels, self._backup):
@@ -189,9 +191,9 @@ class Forecaster:
         capacity_j = self._corner_capacity_j
         battery_min = rollout.min_battery_j[:lanes]
         floor_j = float(rollout.params["battery_floor_j"][0, 0])
-        start_j = float(rollout.params["battery_j"][0, 0])
-        keep_j = min(start_j, floor_j + 0.75 * (capacity_j - floor_j))
-        allowed = (rollout.first_crossing_step[:lanes] < 0) & (rollout.end_battery_j[:lanes] >= keep_j)
+        earlier_j, later_j = self._charge_at_nightfall(lanes, lit, edges)
+        keep_j = np.minimum(earlier_j, floor_j + 0.75 * (capacity_j - floor_j))
+        allowed = (rollout.first_crossing_step[:lanes] < 0) & (later_j >= keep_j)
         margins_k = rollout.params["limit_k"] - rollout.max_temperature_k[:, :lanes]
         # One percent of charge and one kelvin count as equally near.
         room = np.vstack((100.0 * (battery_min - floor_j) / capacity_j, margins_k))
@@ -201,6 +203,20 @@ class Forecaster:
             margins_k.min(axis=0), np.argmin(room, axis=0), self._limit_names(),
             float(lit.sum()) * SLOT_S, float(lit.size - lit.sum()) * SLOT_S,
         )
+
+    def _charge_at_nightfall(self, lanes: int, lit: npt.NDArray[np.bool_], edges: Sequence[int]) -> tuple[Array, Array]:
+        """Charge of each candidate at the first and the last time that the Sun sets, J.
+
+        That is where charge says whether a load can go on: after an eclipse a low charge is as it should be.
+        With one sunset the start is the first; without any the end of the horizon is the last.
+        """
+        trace, start_j = self._levels.trace, self._levels.params["battery_j"][0, 0]
+        if trace is None:  # cannot be: asked for in __init__; states it for the type checker
+            raise KernelError("Rollout", -1, "levels have no trace")
+        sunsets = [slot for slot, begin in enumerate(edges[:-2]) if lit[begin]]
+        last = trace[sunsets[-1] if sunsets else len(edges) - 2, -1, :lanes]
+        first = trace[sunsets[0], -1, :lanes] if len(sunsets) > 1 else np.full(lanes, start_j)
+        return first, last
 
     def first_crossing(self, estimate: Estimate, draws_w: Sequence[float], hold_s: float,
                        parameters: Mapping[str, float]) -> tuple[str, float]:

@@ -96,8 +96,7 @@ def test_a_forecast_does_not_depend_on_the_block_it_was_sampled_in(now_s: float)
 )  # fmt: skip
 def test_compare_levels_equals_plain_numpy(steps_in: int, charge: float, watts: float, hot_k: float, name: str) -> None:
     now_s, m = steps_in * STEP_S, mission(name)
-    celsius = tuple(c + hot_k for c in WARM_C)
-    state = estimate(now_s, charge, celsius)
+    state = estimate(now_s, charge, tuple(c + hot_k for c in WARM_C))
     outcome = forecaster(name).compare_levels(state, np.array([4.0 * watts]), np.array([2.0 * watts]), m.parameters)
     _, lit = forecaster(name).lit_slots(now_s)
     by_step = np.repeat(np.where(lit, watts, 0.5 * watts), round(SLOT_S / STEP_S))
@@ -108,10 +107,14 @@ def test_compare_levels_equals_plain_numpy(steps_in: int, charge: float, watts: 
     floor = m.parameters["battery_floor_frac"]
     if abs(flown.lowest_frac[0] - floor) > 1e-3 and abs(margin_k) > 0.05:
         crosses = flown.lowest_frac[0] < floor or margin_k < 0.0
-        keep = min(flown_start(state), floor + 0.75 * (1.0 - floor))
-        lives_off = flown.end_frac[0] < keep
-        if abs(flown.end_frac[0] - keep) > 1e-3:
-            assert outcome.allowed[0] == (not crosses and not lives_off)
+        # Charge is compared where the Sun sets: at the last sunset with the first, or with the start.
+        per_slot = round(SLOT_S / STEP_S)
+        sunsets = [flown.charge_frac[(i + 1) * per_slot - 1, 0] for i in np.flatnonzero(lit[:-1] & ~lit[1:])]
+        first = sunsets[0] if len(sunsets) > 1 else flown_start(state)
+        keep = min(first, floor + 0.75 * (1.0 - floor))
+        assert sunsets
+        if abs(sunsets[-1] - keep) > 1e-3:
+            assert outcome.allowed[0] == (not crosses and sunsets[-1] >= keep)
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,0 +1,162 @@
+"""Admission: promises that fit, refusals that name every reason, counter-offers that are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_satellite import estimate, mission
+
+from flightsw.decide.admission import HELD_BACK_FRAC, admit, demands_of, draw_w
+from flightsw.state import JobSpec, JobState, JobView, Mode, Plan, Promise, Refusal, RefusalReason
+
+M = mission()
+NODES = M.compute.nodes
+
+
+def plan(rate_units_s: float, slots: int = 180, binding: str = "battery_floor_frac") -> Plan:
+    ends = tuple(60.0 * (i + 1) for i in range(slots))
+    return Plan(0.0, ends, (30.0 * rate_units_s,) * slots, (rate_units_s,) * slots, 0.72, 4321.0, 5.0, binding, False)
+
+
+def spec(job_id: int = 1, work: float = 600.0, deadline_s: float = 5000.0, activity: float = 1.0) -> JobSpec:
+    return JobSpec(job_id, "job", work, activity, 1.0, 0.0, deadline_s, 0.0)
+
+
+def promised(rows: list[tuple[float, float]]) -> list[JobView]:
+    return [JobView(spec(100 + i, work, deadline_s), JobState.PROMISED, 0.0, -1)
+            for i, (work, deadline_s) in enumerate(rows)]  # fmt: skip
+
+
+def answer(job: JobSpec, others: list[JobView], rate: float = 2.0, dark: tuple[int, ...] = ()) -> Promise | Refusal:
+    return admit(job, others, plan(rate), estimate(0.0, dark=dark), Mode.COMPUTE, M)
+
+
+jobs = st.builds(
+    spec, st.just(1), st.integers(10, 4000).map(float), st.integers(100, 20_000).map(float),
+    st.sampled_from([0.75, 1.0, 1.1, 1.5]),
+)  # fmt: skip
+rows = st.tuples(st.integers(10, 3000).map(float), st.integers(100, 20_000).map(float))
+loads = st.lists(rows, max_size=8).map(promised)
+rates = st.sampled_from([0.0, 0.3, 1.0, 2.0, 4.0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(jobs, loads, rows, rates)
+def test_one_more_promise_never_turns_a_refusal_into_a_promise(
+    job: JobSpec, others: list[JobView], row: tuple[float, float], rate: float
+) -> None:
+    more = [*others, JobView(spec(99, *row), JobState.RUNNING, 0.0, 0)]
+    if isinstance(answer(job, others, rate), Refusal):
+        assert isinstance(answer(job, more, rate), Refusal)
+
+
+@settings(max_examples=200, deadline=None)
+@given(jobs, loads, rates, st.floats(0.0, 1.0))
+def test_less_work_draw_or_competition_never_turns_a_promise_into_a_refusal(
+    job: JobSpec, others: list[JobView], rate: float, share: float
+) -> None:
+    if isinstance(answer(job, others, rate), Promise):
+        assert isinstance(answer(dataclasses.replace(job, work_units=job.work_units * share), others, rate), Promise)
+        assert isinstance(answer(dataclasses.replace(job, activity_frac=0.7), others, rate), Promise)
+        ahead = [o._replace(done_units=share * o.spec.work_units) for o in others]
+        assert isinstance(answer(job, ahead, rate), Promise)
+        assert isinstance(answer(job, others, rate + 1.0), Promise)
+
+
+@settings(max_examples=250, deadline=None)
+@given(jobs, loads, rates)
+def test_a_counter_offer_is_admitted_when_it_is_taken_up_and_nothing_clearly_earlier_is(
+    job: JobSpec, others: list[JobView], rate: float
+) -> None:
+    first = answer(job, others, rate)
+    if isinstance(first, Promise):
+        assert first.finish_by_s == job.deadline_s
+        return
+    if first.counter_deadline_s is None:
+        return
+    assert first.counter_deadline_s > job.deadline_s
+    taken = dataclasses.replace(job, deadline_s=first.counter_deadline_s)
+    assert isinstance(answer(taken, others, rate), Promise)
+    span_s = first.counter_deadline_s - job.deadline_s
+    for share in (0.0, 0.25, 0.5, 0.75, 0.9):
+        earlier = dataclasses.replace(job, deadline_s=job.deadline_s + share * span_s)
+        near = min((abs(earlier.deadline_s - o.spec.deadline_s) for o in others), default=1e9)
+        if near > 2.5 and first.counter_deadline_s - earlier.deadline_s > 2.5:
+            assert isinstance(answer(earlier, others, rate), Refusal)
+
+
+def test_counter_offers_are_made_where_they_can_be() -> None:
+    refusal = answer(spec(work=3000.0, deadline_s=3000.0), [])
+    assert isinstance(refusal, Refusal)
+    # One node's share of 2 units/s is 0.5, of which a tenth is held back.
+    assert refusal.counter_deadline_s == pytest.approx((3000.0 + M.compute.restore_s) / 0.45, abs=1.5)
+    nothing = answer(spec(), [], rate=0.0)
+    assert isinstance(nothing, Refusal)
+    assert nothing.counter_deadline_s is None
+
+
+@pytest.mark.parametrize(
+    ("work", "fits"),
+    [((5000.0 * 0.5 * (1.0 - HELD_BACK_FRAC)) - 10.1, True), ((5000.0 * 0.5 * (1.0 - HELD_BACK_FRAC)) - 9.9, False)],
+)
+def test_the_edge_counts_share_reserve_and_restore(work: float, fits: bool) -> None:
+    assert isinstance(answer(spec(work=work), []), Promise) is fits
+
+
+def test_a_thirsty_job_takes_more_of_the_plan() -> None:
+    """The plan is in watts: work at 1.5 times the nominal draw takes 1.5 times the capacity."""
+    assert isinstance(answer(spec(work=1600.0, activity=1.0), []), Promise)
+    assert isinstance(answer(spec(work=1600.0, activity=1.5), []), Refusal)
+    thirsty = [JobView(spec(7, 1600.0, activity=1.5), JobState.PROMISED, 100.0, -1)]
+    assert demands_of(thirsty)[0].units == pytest.approx(1500.0 * 1.5)
+    frugal = [JobView(spec(7, 1600.0, activity=0.75), JobState.PROMISED, 100.0, -1)]
+    assert demands_of(frugal)[0].units == pytest.approx(1500.0)  # it is no faster for it
+
+
+@pytest.mark.parametrize(
+    ("job", "rate", "binding", "mode", "state", "reasons"),
+    [
+        (spec(), 2.0, "x", Mode.SAFE, {}, {RefusalReason.MODE}),
+        (spec(), 2.0, "x", Mode.BOOT, {}, {RefusalReason.MODE}),
+        (spec(), 2.0, "x", Mode.COMPUTE, {"blind": ("plate_c",)}, {RefusalReason.STATE_UNKNOWN}),
+        (spec(), 2.0, "x", Mode.COMPUTE, {"dark": (0, 1, 2, 3)}, {RefusalReason.NO_NODE}),
+        (spec(deadline_s=100.0), 4.7, "x", Mode.COMPUTE, {}, {RefusalReason.DEADLINE_TOO_SOON, RefusalReason.CAPACITY}),
+        (spec(), 0.1, "battery_floor_frac", Mode.COMPUTE, {}, {RefusalReason.ENERGY}),
+        (spec(), 0.1, "radiator_max_c", Mode.COMPUTE, {}, {RefusalReason.HEAT}),
+        (spec(), 0.1, "die_max_c", Mode.COMPUTE, {}, {RefusalReason.HEAT}),
+        (spec(), 0.1, "none", Mode.COMPUTE, {}, {RefusalReason.CAPACITY}),
+        (spec(deadline_s=100.0), 0.1, "plate_max_c", Mode.SAFE, {"blind": ("bus_c",)},
+         {RefusalReason.MODE, RefusalReason.STATE_UNKNOWN, RefusalReason.DEADLINE_TOO_SOON, RefusalReason.HEAT}),
+        (spec(deadline_s=100.0), 0.1, "plate_max_c", Mode.SAFE, {"blind": ("bus_c",), "dark": (0, 1, 2, 3)},
+         {RefusalReason.MODE, RefusalReason.STATE_UNKNOWN, RefusalReason.NO_NODE, RefusalReason.DEADLINE_TOO_SOON}),
+    ],
+)  # fmt: skip
+def test_all_reasons_are_evaluated(job, rate, binding, mode, state, reasons):  # type: ignore[no-untyped-def]
+    refusal = admit(job, [], plan(rate, binding=binding), estimate(0.0, **state), mode, M)
+    assert isinstance(refusal, Refusal)
+    assert set(refusal.reasons) == reasons
+    assert len(refusal.reasons) == len(reasons)
+    closed = reasons & {RefusalReason.MODE, RefusalReason.STATE_UNKNOWN, RefusalReason.NO_NODE}
+    if closed:
+        assert refusal.counter_deadline_s is None  # no deadline would help
+        assert refusal.binding_limit in {reason.name.lower() for reason in closed}
+    else:
+        assert (refusal.binding_limit, refusal.binding_at_s) == (binding, 4321.0)
+
+
+def test_dark_nodes_leave_less_room() -> None:
+    job, others = spec(work=3000.0), promised([(3000.0, 5000.0)] * 3)
+    assert isinstance(answer(job, others, 4.0), Promise)
+    assert isinstance(answer(job, others, 4.0, dark=(0, 1)), Refusal)
+
+
+def test_what_is_reserved_is_what_the_reference_mode_draws() -> None:
+    promise = answer(spec(work=600.0, activity=1.1), [])
+    assert isinstance(promise, Promise)
+    assert promise.energy_j == pytest.approx(600.0 * 22.0 * 1.1)
+    assert promise.heat_j == promise.energy_j
+    assert draw_w(M, 1.0) == 22.0
+    assert NODES == 4
