@@ -52,6 +52,8 @@ from hil.plant.environment import TruthEnvironment
 from hil.plant.satellite import StartState, Truth, absorbed_w, fill_model, thermal_nodes
 
 Array = npt.NDArray[np.float64]
+Columns = npt.NDArray[np.int64]
+Terms = Sequence[tuple[Columns, Array | float]]
 
 SLOT_S = 180.0
 GROUP_SLOTS = 5
@@ -125,7 +127,7 @@ class Relaxation:
     """The programme of one run without its jobs: slots, energy that comes, heat that goes.
 
     `limits` are the mission's parameters, `transmitting` says for each second whether the transmitter is on,
-    `lost_node` is a node that does nothing from `lost_at_s` on.
+    node i is gone from `node_lost_s[i]` on.
     """
 
     def __init__(self, truth: Truth, around: TruthEnvironment, start: StartState, limits: dict[str, float],
@@ -135,23 +137,27 @@ class Relaxation:
         self.nodes = truth.compute.nodes
         self._start = start
         width = int(slot_s)
-        seconds = transmitting.size - transmitting.size % width
-        self.slots = seconds // width
-        self.duration_s = float(seconds)
+        given = transmitting.size
+        self.slots = -(-given // width)
+        seconds = self.slots * width  # the last slot is filled up with its last second
+        self.duration_s = float(given)
         shape = (self.slots, width)
-        self._transmit = transmitting[:seconds].reshape(shape).mean(axis=1)
-        heat = absorbed_w(truth, around, slice(0, seconds))
+        transmitting = np.pad(transmitting, (0, seconds - given), mode="edge")
+        self._transmit = transmitting.reshape(shape).mean(axis=1)
+        heat = np.pad(absorbed_w(truth, around, slice(0, given)), ((0, seconds - given), (0, 0)), mode="edge")
+        flux_w_m2 = np.pad(around.array_flux_w_m2[:given], (0, seconds - given), mode="edge")
         at = thermal_nodes(self.nodes)
-        self._flux10 = _means(around.array_flux_w_m2[:seconds], _SIM_STEP_S)
+        self._flux10 = _means(flux_w_m2, _SIM_STEP_S)
         self._heat10 = _means(heat, _SIM_STEP_S)
-        self._transmit10 = transmitting[:seconds:_SIM_STEP_S]
-        self._env_w = heat.reshape(self.slots, width, -1).mean(axis=1)[:, [at.plate, at.root, at.tip, at.bus, at.battery]]
-        off = [mode.draw_w for mode in truth.compute.modes][0]
+        self._transmit10 = transmitting[::_SIM_STEP_S]
+        self._env_w = heat.reshape(self.slots, width, -1).mean(axis=1)[
+            :, [at.plate, at.root, at.tip, at.bus, at.battery]]
+        off = truth.compute.modes[0].draw_w
         cold_array_k = self._fly(np.full((self.slots, self.nodes), off))[1]
         array = truth.array
         derate = 1.0 + array.temp_coeff_per_k * (cold_array_k - array.reference_c - KELVIN)
         scale = array.area_m2 * array.efficiency_frac * array.health_frac * array.mppt_frac
-        flux = around.array_flux_w_m2[:seconds].reshape(-1, _SIM_STEP_S)
+        flux = flux_w_m2.reshape(-1, _SIM_STEP_S)
         # The colder end of each step of the simulation bounds it.
         self._available_w = (flux * (scale * derate)[:, None]).reshape(shape).mean(axis=1)
         self._array_c = _means(cold_array_k, width // _SIM_STEP_S) - KELVIN
@@ -185,7 +191,7 @@ class Relaxation:
         for step in range(len(flux)):
             before_k = state.temperature_k[at.array]
             plant.advance(flux[step], heat[step], commands[step // per_slot], transmit[step], 1.0, _SIM_STEP_S)
-            die_k[step] = state.temperature_k[: self.nodes] if False else [state.temperature_k[i] for i in range(self.nodes)]
+            die_k[step] = [state.temperature_k[i] for i in range(self.nodes)]
             array_k[step] = min(before_k, state.temperature_k[at.array])
         return _means(die_k, per_slot), array_k
 
@@ -221,7 +227,7 @@ class Relaxation:
 
     def _network(self) -> tuple[Array, Array, Array]:
         """Step matrices of the linear network and the constant heat (W) of its chords, states in degC."""
-        truth, at = self.truth, thermal_nodes(self.nodes)
+        truth = self.truth
         structure, battery, compute = truth.structure, truth.battery, truth.compute
         modules = self.nodes * (compute.die_heat_capacity_j_k + compute.module_heat_capacity_j_k)
         capacity = np.array([structure.plate_heat_capacity_j_k + modules, structure.root_heat_capacity_j_k,
@@ -240,7 +246,6 @@ class Relaxation:
             slope = (high_k**4 - low_k**4) / (high_k - low_k)
             stiffness[node, node] += STEFAN_BOLTZMANN_W_M2_K4 * m2 * slope
             constant_w[node] = -STEFAN_BOLTZMANN_W_M2_K4 * m2 * (low_k**4 + slope * (KELVIN - low_k))
-        del at
         root = np.sqrt(capacity)
         rates, modes = np.linalg.eigh(stiffness / np.outer(root, root))
         left, right = modes / root[:, None], (modes * root[:, None]).T
@@ -309,10 +314,10 @@ class Relaxation:
         slope_w_k = (leak * command0 / own).sum(axis=1)
         offset_w = -(leak * command0 * (die0_k - KELVIN) / own).sum(axis=1)
         off_w = compute.modes[0].draw_w * float(scales.min()) * gain_w.min(axis=1)
-        terms: list[tuple[Array, Array | float]] = [(power, -1.0), (heat[_PLATE], 0.5 * slope_w_k)]
+        terms: list[tuple[Columns, Array | float]] = [(power, -1.0), (heat[_PLATE], 0.5 * slope_w_k)]
         terms += [(drawn[m][i], draws[m] * scales[i] * gain_w[:, i]) for m in range(count) for i in range(n)]
         terms += [(share[m], -off_w) for m in range(count)]
-        constant = -offset_w - off_w * n
+        constant = -offset_w - off_w * nodes_up
         constant[0] -= 0.5 * slope_w_k[0] * start_c[_PLATE]
         lp.rows(terms, constant, constant, previous=[(heat[_PLATE], 0.5 * slope_w_k)])
 
@@ -342,21 +347,21 @@ class Relaxation:
         most[0] -= 0.5 * per_wh * start_wh
         lp.rows([(pack, 1.0), (charge, 0.5 * per_wh)], -np.inf, most, previous=[(charge, 0.5 * per_wh)])
 
-        flows: list[tuple[int, npt.NDArray[np.int64]]] = []
+        flows: list[tuple[int, Columns]] = []
         if works:
             self._add_jobs(lp, works, share, drawn, rates, flows)
         else:
             for m in range(count):
                 lp.cost(share[m], rates[m] * slot_s)
-        amount, x, duals_of = lp.solve()
+        amount, x, prices = lp.solve()
         fractions = np.array([float(x[columns].sum()) / work.units * _UNIT for work, (_, columns) in
                               zip(works, flows, strict=True)])
-        command = np.stack([sum(draws[m] * scales[i] * x[drawn[m][i]] for m in range(count)) for i in range(n)], axis=1)
+        command = np.einsum("m,i,mit->ti", draws, scales, x[np.array(drawn)])
         return Solution(amount, fractions, x[power], x[heat[_PLATE]], x[heat[_ROOT]], x[charge] / capacity_wh,
-                        -float(duals_of[charge[-1]]), command, lp.n_columns, lp.n_rows, time.perf_counter() - began)
+                        abs(float(prices[charge[-1]])), command, lp.n_columns, lp.n_rows, time.perf_counter() - began)
 
-    def _add_jobs(self, lp: _Programme, works: Sequence[Work], share: list[Array], drawn: list[list[Array]],
-                  rates: Array, flows: list[tuple[int, npt.NDArray[np.int64]]]) -> None:
+    def _add_jobs(self, lp: _Programme, works: Sequence[Work], share: list[Columns], drawn: list[list[Columns]],
+                  rates: Array, flows: list[tuple[int, Columns]]) -> None:
         """Let work flow from jobs to groups of slots."""
         group_s = GROUP_SLOTS * self.slot_s
         groups = math.ceil(self.slots / GROUP_SLOTS)
@@ -378,7 +383,8 @@ class Relaxation:
             slots = range(group * GROUP_SLOTS, min((group + 1) * GROUP_SLOTS, self.slots))
             can = [(int(share[m][t]), rates[m] * per_unit) for t in slots for m in range(len(rates))]
             lp.row([*can, *((column, -1.0) for column, _ in done)], 0.0, np.inf)
-            can = [(int(column[t]), rates[m] * per_unit) for t in slots for m in range(len(rates)) for column in drawn[m]]
+            can = [(int(column[t]), rates[m] * per_unit)
+                   for t in slots for m in range(len(rates)) for column in drawn[m]]
             lp.row([*can, *((column, -activity) for column, activity in done)], 0.0, np.inf)
 
 
@@ -398,12 +404,12 @@ class _Programme:
         self.n_rows = 0
         self._lower: list[Array] = []
         self._upper: list[Array] = []
-        self._costs: list[tuple[Array, Array]] = []
+        self._costs: list[tuple[Columns, Array]] = []
         self._row_lower: list[Array] = []
         self._row_upper: list[Array] = []
-        self._at: list[tuple[Array, Array, Array]] = []
+        self._at: list[tuple[Columns, Columns, Array]] = []
 
-    def columns(self, count: int, lower: Array | float, upper: Array | float) -> npt.NDArray[np.int64]:
+    def columns(self, count: int, lower: Array | float, upper: Array | float) -> Columns:
         """Add `count` columns and return their numbers."""
         first = self.n_columns
         self.n_columns += count
@@ -411,12 +417,12 @@ class _Programme:
         self._upper.append(np.broadcast_to(np.asarray(upper, np.float64), count))
         return np.arange(first, self.n_columns)
 
-    def cost(self, columns: Array, worth: Array | float) -> None:
+    def cost(self, columns: Columns, worth: Array | float) -> None:
         """Set what one unit of each column is worth."""
         self._costs.append((columns, np.broadcast_to(np.asarray(worth, np.float64), len(columns))))
 
-    def rows(self, terms: Sequence[tuple[Array, Array | float]], lower: Array | float, upper: Array | float,
-             previous: Sequence[tuple[Array, Array | float]] = ()) -> None:
+    def rows(self, terms: Terms, lower: Array | float, upper: Array | float,
+             previous: Terms = ()) -> None:
         """Add one row a slot; `previous` terms take the column of the slot before, and none in the first."""
         count = len(terms[0][0])
         rows = np.arange(self.n_rows, self.n_rows + count)
@@ -455,7 +461,7 @@ class _Programme:
         lp.a_matrix_.start_ = np.searchsorted(rows, np.arange(self.n_rows + 1)).astype(np.int32)
         lp.a_matrix_.index_, lp.a_matrix_.value_ = columns.astype(np.int32), factors
         lp.sense_ = highspy.ObjSense.kMaximize
-        solver = highspy.Highs()
+        solver = highspy.Highs()  # type: ignore[no-untyped-call] # the library leaves it untyped
         solver.setOptionValue("output_flag", False)
         solver.setOptionValue("threads", 1)
         solver.setOptionValue("solver", "ipm")
@@ -467,4 +473,5 @@ class _Programme:
             raise BoundError(f"bound: {self.n_columns} columns, {self.n_rows} rows: HiGHS says "
                              f"{solver.modelStatusToString(status)}")
         solution = solver.getSolution()
-        return float(solver.getInfo().objective_function_value), np.array(solution.col_value), np.array(solution.col_dual)
+        return (float(solver.getInfo().objective_function_value), np.array(solution.col_value),
+                np.array(solution.col_dual))

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flightsw.declared import number
 from flightsw.jobs.base import Placement
 from flightsw.jobs.manifest import Manifest
 from flightsw.state import JobProgress, JobSpec, Pause
-from hil.declared import number
 
 FIRST_STREAM_ID = 1_000_000
 """Jobs of the stream count from here; lower ids are free for the ground."""
@@ -27,9 +27,7 @@ _CUT_SIGMA = 2.0
 
 @dataclass(frozen=True, slots=True)
 class JobClass:
-    """One kind of customer. Work and slack are drawn around these; `answer_frac` is the share of the slack
-    that the customer waits for an answer.
-    """
+    """One kind of customer. Work and slack are drawn around these."""
 
     name: str
     share: float
@@ -37,14 +35,13 @@ class JobClass:
     value_per_unit: float
     slack_low_s: float
     slack_high_s: float
-    answer_frac: float
     pause: Pause
 
 
 CLASSES = (
-    JobClass("urgent", 0.15, 350.0, 2.0, 300.0, 2400.0, 0.0, Pause.STOP_CONTINUE),
-    JobClass("normal", 0.45, 1500.0, 1.0, 0.7 * _ORBIT_S, 3.0 * _ORBIT_S, 0.25, Pause.STOP_CONTINUE),
-    JobClass("background", 0.40, 4500.0, 0.5, 2.0 * _ORBIT_S, 8.0 * _ORBIT_S, 0.5, Pause.CHECKPOINT),
+    JobClass("urgent", 0.15, 350.0, 2.0, 300.0, 2400.0, Pause.STOP_CONTINUE),
+    JobClass("normal", 0.45, 1500.0, 1.0, 0.7 * _ORBIT_S, 3.0 * _ORBIT_S, Pause.STOP_CONTINUE),
+    JobClass("background", 0.40, 4500.0, 0.5, 2.0 * _ORBIT_S, 8.0 * _ORBIT_S, Pause.CHECKPOINT),
 )
 """A day's customers: few small urgent ones, many ordinary ones, large ones that can wait (own assumption, with
 slack from minutes to eight orbits)."""
@@ -56,7 +53,11 @@ class StreamConfig:
 
     `sustainable_units_s` is what the satellite can do on orbit average without end (stated, not computed);
     `overload` times that arrives. `example_share` of the arrivals are the example jobs' manifests, each a batch
-    of `example_batch` runs.
+    of `example_batch` runs. Every third orbit brings `burst_factor` times the arrivals.
+
+    When an owner wants an answer: an urgent one `answer_urgent_s` after arrival, a normal one after
+    `answer_normal_frac` of the slack, a background one after `answer_background_frac` of it, shortly before the
+    job would have to start on a node in its reference mode.
     """
 
     sustainable_units_s: float = number("units/s", 0.01, 100.0, 1.0)
@@ -67,6 +68,10 @@ class StreamConfig:
     work_error_frac: float = number("frac", 0.0, 0.5, 0.0)
     example_share: float = number("frac", 0.0, 1.0, 0.0)
     example_batch: int = number("runs", 1, 100_000, 1)
+    burst_factor: float = number("", 1.0, 20.0, 1.0)
+    answer_urgent_s: float = number("s", 0.0, 3600.0, 60.0)
+    answer_normal_frac: float = number("frac", 0.0, 1.0, 0.25)
+    answer_background_frac: float = number("frac", 0.0, 1.0, 0.9)
 
 
 class JobStream:
@@ -98,7 +103,8 @@ def _draw(config: StreamConfig, examples: Sequence[Manifest], duration_s: float,
     jobs: list[JobSpec] = []
     at_s = 0.0
     while rate_hz > 0.0:
-        at_s += generator.exponential(1.0 / rate_hz)
+        in_burst = int(at_s // _ORBIT_S) % 3 == 2
+        at_s += generator.exponential(1.0 / (rate_hz * (config.burst_factor if in_burst else 1.0)))
         if at_s >= duration_s:
             break
         job_id = FIRST_STREAM_ID + len(jobs)
@@ -120,7 +126,15 @@ def _from_class(config: StreamConfig, job_id: int, arrival_s: float, sigma: floa
     slack_s = kind.slack_low_s * (kind.slack_high_s / kind.slack_low_s) ** float(generator.random())
     activity = float(generator.uniform(config.activity_low, config.activity_high))
     return JobSpec(job_id, kind.name, units, round(activity, 3), round(value, 1), arrival_s,
-                   round(arrival_s + units + slack_s), round(arrival_s + kind.answer_frac * slack_s), kind.pause)
+                   round(arrival_s + units + slack_s), round(arrival_s + _answer_after_s(config, kind, slack_s)),
+                   kind.pause)
+
+
+def _answer_after_s(config: StreamConfig, kind: JobClass, slack_s: float) -> float:
+    """How long the owner waits for an answer."""
+    if kind.name == "urgent":
+        return min(config.answer_urgent_s, slack_s)
+    return slack_s * (config.answer_normal_frac if kind.name == "normal" else config.answer_background_frac)
 
 
 def _example_units(manifest: Manifest, batch: int) -> float:

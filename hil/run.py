@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from flightsw.decide.estimator import Estimator
 from flightsw.dictionary.sensors import fitted_names
 from flightsw.errors import ConfigError, FlightError
 from flightsw.guardian import InProcessGuardian
-from flightsw.mission import load as load_mission
+from flightsw.mission import parse as parse_mission
 from flightsw.orbit import Attitude
 from flightsw.physics.units import J_PER_WH
 from flightsw.recorder import fingerprint, read_recording
@@ -217,7 +216,7 @@ class Flight:
 def surroundings(scenario: Scenario) -> TruthEnvironment:
     """Compute the true orbit and all that it does to the satellite, for the whole run."""
     tle = scenario.tle
-    start = start_from_tle(tle.line1, tle.line2, scenario.start_unix_s)
+    start = start_from_tle(tle.line1, tle.line2, scenario.start_unix_s + scenario.ahead_s)
     clouds = int(generator(scenario.seed, _CLOUDS).integers(2**31))
     return build_environment(start, scenario.duration_s + TICK_S, Attitude(scenario.truth.attitude), clouds)
 
@@ -280,7 +279,8 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     guardian = InProcessGuardian(compose.guardian_config(mission))
     faults = [fault for step in scenario.faults if (fault := step.resolve(rises_s)) is not None]
     satellite = TruthSatellite(truth, around, guardian, runner, start=scenario.start,
-                               sensors=generator(seed, _SENSORS), faults=faults)
+                               sensors=generator(seed, _SENSORS), faults=faults,
+                               node_lost_s=scenario.node_lost_s)
     link = scenario.link
     line = VirtualLine(link.baud, link.latency_s, link.bit_error_rate, int(generator(seed, _LINE).integers(2**31)))
     onboard = folder / "flight"
@@ -538,10 +538,7 @@ def find_recording(run: Path) -> Path:
 def replay(recording: Path) -> Replay:
     """Decide every recorded tick again, from its recorded inputs, and compare with what flew."""
     start, ticks = read_recording(recording)
-    with tempfile.TemporaryDirectory() as folder:  # a mission is only ever read from a file
-        path = Path(folder) / "mission.toml"
-        path.write_text(start.mission_toml, "utf-8")
-        mission = load_mission(path)
+    mission = parse_mission(start.mission_toml, f"{recording}: mission")
     brain = Brain(mission, compose.forecaster_of(mission, str(recording)), start.jobs)
     estimator = Estimator(mission)
     done = 0

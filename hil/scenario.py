@@ -6,6 +6,8 @@ and the telecommands of its ground script is found by `load`, before anything ru
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -14,14 +16,15 @@ from typing import NamedTuple
 
 from flightsw import mission as flight_mission
 from flightsw.compose import start_unix_s
+from flightsw.declared import Reader, number, read_toml, text
 from flightsw.dictionary.commands import Value, check_argument, parse_text_argument
 from flightsw.dictionary.sensors import fitted_names
 from flightsw.errors import ConfigError, LinkError
 from flightsw.jobs.manifest import Manifest, load_manifest
-from flightsw.mission import Mission, read_toml
+from flightsw.mission import Mission
 from flightsw.orbit import Orbit, Tle, parse_tle
+from flightsw.state import NODE_COUNT_MAX
 from ground.station import command_row
-from hil.declared import Reader, number, text
 from hil.jobs import FIRST_STREAM_ID, StreamConfig
 from hil.plant.satellite import StartState, Truth, load_truth
 from hil.plant.sensors import FAULT_KINDS, SensorFault
@@ -75,6 +78,50 @@ class FaultRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """How this truth differs from its file without the flight software knowing; factors multiply the file's numbers.
+
+    `ahead_s` puts the satellite that far ahead of where its elements say, so that eclipses come as much earlier.
+    """
+
+    array_factor: float = number("", 0.1, 2.0, 1.0)
+    radiator_factor: float = number("", 0.1, 2.0, 1.0)
+    battery_factor: float = number("", 0.1, 2.0, 1.0)
+    sensor_noise_factor: float = number("", 0.0, 20.0, 1.0)
+    sensor_bias_factor: float = number("", 0.0, 20.0, 1.0)
+    ahead_s: float = number("s", 0.0, 600.0, 0.0)
+
+    def apply(self, truth: Truth) -> Truth:
+        """Return the truth that differs; where the satellite stands is left to the run."""
+        sensors = {name: dataclasses.replace(kind, noise=kind.noise * self.sensor_noise_factor,
+                                             bias=kind.bias * self.sensor_bias_factor)
+                   for name, kind in truth.sensors.items()}
+        array, structure, battery = truth.array, truth.structure, truth.battery
+        return dataclasses.replace(
+            truth, sensors=sensors,
+            array=dataclasses.replace(array, health_frac=min(1.0, array.health_frac * self.array_factor)),
+            structure=dataclasses.replace(
+                structure, radiator_emissivity=min(1.0, structure.radiator_emissivity * self.radiator_factor)),
+            battery=dataclasses.replace(battery, capacity_wh=battery.capacity_wh * self.battery_factor))
+
+
+@dataclass(frozen=True, slots=True)
+class LossRow:
+    """A compute node dies: it draws nothing, works nothing and its sensors are silent."""
+
+    at: str = text(_DURATION.pattern, 'a duration from the start like "2 h"')
+    node: int = number("", 0, NODE_COUNT_MAX - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class OrbitRow:
+    """Another orbit than the mission file's, for flight software and truth alike; empty keeps the file's."""
+
+    tle: str = text(r"[\x20-\x7e\n]*", "two or three lines of elements", "")
+    start_utc: str = text(r"[0-9TZ:+.-]*", "an instant like 2026-03-20T12:00:00Z", "")
+
+
+@dataclass(frozen=True, slots=True)
 class _File:
     """A scenario file as it stands."""
 
@@ -90,6 +137,9 @@ class _File:
     jobs: JobsSetup | None = None
     ground: tuple[GroundRow, ...] = ()
     fault: tuple[FaultRow, ...] = ()
+    loss: tuple[LossRow, ...] = ()
+    orbit: OrbitRow = field(default_factory=OrbitRow)
+    difference: Difference = field(default_factory=Difference)
 
 
 class Moment(NamedTuple):
@@ -153,6 +203,8 @@ class Scenario:
     examples: tuple[Manifest, ...]
     ground: tuple[GroundStep, ...]
     faults: tuple[FaultStep, ...]
+    node_lost_s: tuple[float, ...]
+    ahead_s: float
 
 
 def find(name: str) -> Path:
@@ -183,6 +235,11 @@ def load(path: Path, *, seed: int | None = None, duration: str | None = None) ->
     mission_path, truth_path = base / given.mission, base / given.truth
     try:
         mission = flight_mission.load(mission_path)
+        mission_toml = mission_path.read_text("utf-8")
+        for name, wanted in (("tle", given.orbit.tle), ("start_utc", given.orbit.start_utc)):
+            if wanted:
+                mission_toml = mission_toml.replace(getattr(mission.orbit, name).strip("\n"), wanted.strip("\n"))
+                mission = dataclasses.replace(mission, orbit=dataclasses.replace(mission.orbit, **{name: wanted}))
         tle = parse_tle(mission.orbit.tle, f"{given.mission}: orbit.tle")
         start_s = start_unix_s(mission, given.mission)
         orbit_s = Orbit(tle).period_s
@@ -198,14 +255,21 @@ def load(path: Path, *, seed: int | None = None, duration: str | None = None) ->
     if not DURATION_MIN_S <= duration_s <= DURATION_MAX_S:
         problems.append(f"duration = {given.duration!r} is {duration_s:.0f} s, out of range "
                         f"(range {DURATION_MIN_S:g}..{DURATION_MAX_S:g} s)")
+    node_lost_s = [math.inf] * truth.compute.nodes
+    for i, row in enumerate(given.loss):
+        if row.node >= truth.compute.nodes:
+            problems.append(f"loss[{i}].node = {row.node}: the satellite has nodes 0..{truth.compute.nodes - 1}")
+        else:
+            node_lost_s[row.node] = min(node_lost_s[row.node], _seconds(row.at, orbit_s))
     examples = _load_examples(given.jobs, base, problems)
     ground = tuple(_ground_step(row, i, orbit_s, problems) for i, row in enumerate(given.ground))
     faults = tuple(_fault_step(row, i, orbit_s, mission, problems) for i, row in enumerate(given.fault))
     if problems:
         raise ConfigError(str(path), "\n  ".join(problems))
-    return Scenario(given.id, given.description, path, mission, mission_path, mission_path.read_text("utf-8"), tle,
-                    start_s, orbit_s, truth, float(int(duration_s)), given.seed, given.dispersion, given.start,
-                    given.link, given.jobs, examples, tuple(step for step in ground if step), faults)
+    return Scenario(given.id, given.description, path, mission, mission_path, mission_toml, tle, start_s, orbit_s,
+                    given.difference.apply(truth), float(int(duration_s)), given.seed, given.dispersion, given.start,
+                    given.link, given.jobs, examples, tuple(step for step in ground if step), faults,
+                    tuple(node_lost_s), given.difference.ahead_s)
 
 
 def _seconds(span: str, orbit_s: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from flightsw.declared import load, number, text
 from flightsw.dictionary.sensors import INDEX, SENSORS, fitted_names
 from flightsw.errors import ConfigError, KernelError
 from flightsw.guardian import GuardianStatus
@@ -23,7 +25,6 @@ from flightsw.kernels import Plant
 from flightsw.orbit import FACES
 from flightsw.physics.units import J_PER_WH, KELVIN
 from flightsw.state import NODE_COUNT_MAX, RawReading
-from hil.declared import load, number, text
 from hil.plant.environment import TOTAL_SOLAR_IRRADIANCE_W_M2, TruthEnvironment
 from hil.plant.sensors import SensorFault, SensorSuite, TruthSensor, sensor_class
 
@@ -365,11 +366,13 @@ class TruthSatellite:
     """One true satellite in its surroundings; `now_s` is where it stands, in whole ticks of one second.
 
     `values` are the true values of the fitted sensors in the dictionary's order, `modes` what the caps in force
-    let each node do. Implements `flightsw.board.base.Board`. Raises ConfigError for a truth that the kernel refuses.
+    let each node do. From `node_lost_s[i]` on node i draws nothing, works nothing and answers nothing.
+    Implements `flightsw.board.base.Board`. Raises ConfigError for a truth that the kernel refuses.
     """
 
     def __init__(self, truth: Truth, around: TruthEnvironment, caps: Caps, load: Load, *, start: StartState,
-                 sensors: np.random.Generator, faults: Sequence[SensorFault] = ()) -> None:
+                 sensors: np.random.Generator, faults: Sequence[SensorFault] = (),
+                 node_lost_s: Sequence[float] = ()) -> None:
         self.truth = truth
         self.plant = Plant()
         self.transmitting = False
@@ -388,7 +391,11 @@ class TruthSatellite:
         self._sun: list[float] = []
         self._heat: list[list[float]] = []
         self._block_from = 0
-        self._suite = SensorSuite(truth.sensors, self._nodes, sensors, faults)
+        self._lost_s = tuple(node_lost_s)
+        gone = [SensorFault(lost_s, math.inf, f"{what.format(node)}", "dropout", 0.0)
+                for node, lost_s in enumerate(self._lost_s) if lost_s < math.inf for what in ("die{}_c", "node{}_w")]
+        self._next_loss_s = min(self._lost_s, default=math.inf)
+        self._suite = SensorSuite(truth.sensors, self._nodes, sensors, [*faults, *gone])
         fill_model(self.plant, truth)
         try:
             self.plant.check(STEP_S)
@@ -457,6 +464,10 @@ class TruthSatellite:
             else:
                 draws_w.append(self._draw_w[node][mode] * (activity if mode > 1 else 1.0))
                 rates.append(0.0 if state.tripped[node] or state.brownout else self._rates[mode])
+        if self.now_s >= self._next_loss_s:
+            for node, lost_s in enumerate(self._lost_s):
+                if self.now_s >= lost_s:
+                    modes[node], draws_w[node], rates[node] = 0, 0.0, 0.0
         self.modes = modes
         row = self.tick - self._block_from
         self.plant.advance(self._flux[row], self._heat[row], draws_w, self.transmitting, STEP_S, 1)
