@@ -14,7 +14,8 @@ ALLOWED = {
     "flightsw.state": {"flightsw.errors", "flightsw.clock"},
     "flightsw.kernels": {"flightsw.errors", "flightsw._kernels"},
     "flightsw.dictionary": {"flightsw.errors", "flightsw.state"},
-    "flightsw.mission": {"flightsw.errors", "flightsw.state", "flightsw.dictionary"},
+    "flightsw.declared": {"flightsw.errors"},
+    "flightsw.mission": {"flightsw.errors", "flightsw.state", "flightsw.declared", "flightsw.dictionary"},
     "flightsw.orbit": {"flightsw.errors", "flightsw.kernels", "flightsw.dictionary"},
     "flightsw.physics": {
         "flightsw.errors", "flightsw.state", "flightsw.kernels", "flightsw.dictionary", "flightsw.mission",

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flightsw.declared import number
 from flightsw.dictionary.sensors import INDEX, SENSORS, fitted_names
 from flightsw.state import RawReading
-from hil.declared import number
 
 FAULT_KINDS = ("stuck", "nan", "dropout", "bias")
 _BLOCK_TICKS = 1024

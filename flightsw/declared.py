@@ -1,23 +1,26 @@
-"""Declared files of the rig: TOML -> frozen dataclasses whose fields carry unit, range and default.
+"""Declared files: TOML -> frozen dataclasses whose fields carry unit, range and default.
 
-Used by the truth file and the scenario. All problems of a file are collected, each with key, value and range,
-so that an author sees them at once. It owns no numbers and shares none with the flight's mission reader.
+The one reader behind mission files, the rig's truth files and scenarios. All problems of a file are
+collected, each with key, value and range, so that an author sees them at once and nothing is flown before.
+It owns no numbers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+import tomllib
 import types
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from flightsw.errors import ConfigError
-from flightsw.mission import read_toml
 
 T = TypeVar("T")
 _NO_DEFAULT = dataclasses.MISSING
+_KIND_TEXT: dict[type, str] = {
+    bool: "true or false", str: "a text", int: "a whole number", float: "a number",
+}
 
 
 def number(unit: str, low: float, high: float, default: Any = _NO_DEFAULT) -> Any:  # Any: as dataclasses.field
@@ -40,7 +43,7 @@ class Reader:
     def __init__(self) -> None:
         self.problems: list[str] = []
 
-    def build(self, cls: type[T], table: object, path: str) -> T | None:
+    def build(self, cls: type[T], table: object, path: str = "") -> T | None:
         """Build `cls` from a table; None when something in it is wrong."""
         if not isinstance(table, dict):
             self.problems.append(f"{path.rstrip('.')} = {_short(table)}: a table is expected")
@@ -81,33 +84,61 @@ class Reader:
                 self.problems.append(f"{path} = {_short(raw)}: a table is expected")
                 return {}
             return {key: self._value(get_args(kind)[1], item, f"{path}.{key}", bounds) for key, item in raw.items()}
-        if kind is str:
-            if not isinstance(raw, str) or not bounds["pattern"].fullmatch(raw):
+        return self._scalar(kind, raw, path, bounds)
+
+    def _scalar(self, kind: type, raw: object, path: str, bounds: Any) -> object:  # Any: field metadata
+        if kind is bool or kind is str:
+            if not isinstance(raw, kind):
+                self.problems.append(f"{path} = {_short(raw)}: {_KIND_TEXT[kind]} is expected")
+            elif "pattern" in bounds and not bounds["pattern"].fullmatch(raw):
                 self.problems.append(f"{path} = {_short(raw)}: expected {bounds['expected']}")
             return raw
-        is_number = isinstance(raw, (int, float)) and not isinstance(raw, bool)
-        if not is_number or (kind is int and not isinstance(raw, int)):
-            what = "a whole number" if kind is int else "a number"
-            self.problems.append(f"{path} = {_short(raw)}: {what} is expected{_range_text(bounds)}")
+        if isinstance(raw, bool) or not isinstance(raw, int if kind is int else (int, float)):
+            self.problems.append(f"{path} = {_short(raw)}: {_KIND_TEXT[kind]} is expected{_range_text(bounds)}")
             return raw
-        value = float(raw)  # type: ignore[arg-type] # checked to be int or float just above
-        if not (math.isfinite(value) and bounds["low"] <= value <= bounds["high"]):
+        if "low" not in bounds:
+            return raw  # its owner has the range
+        if not bounds["low"] <= raw <= bounds["high"]:  # false for NaN as well
             self.problems.append(f"{path} = {_short(raw)} is out of range{_range_text(bounds)}")
-        return raw if kind is int else value
+            return raw
+        return raw if kind is int else float(raw)
+
+
+def parse_toml(octets: str, where: str) -> dict[str, Any]:  # Any: TOML values
+    """Parse TOML; ConfigError names `where` and, for a syntax error, line and column."""
+    try:
+        return tomllib.loads(octets)
+    except ValueError as error:  # also numbers of thousands of digits
+        raise ConfigError(where, f"is not valid TOML: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """Read a text file; ConfigError names it and the system's reason."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), f"is not valid TOML: it is not UTF-8: {error}") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:  # Any: TOML values
+    """Read a TOML file; ConfigError names the file and what is wrong with it."""
+    return parse_toml(read_text(path), str(path))
 
 
 def load(cls: type[T], path: Path) -> T:
     """Read `path` as `cls`; ConfigError lists every problem, one a line."""
     reader = Reader()
-    result = reader.build(cls, read_toml(path), "")
+    result = reader.build(cls, read_toml(path))
     if result is None:
-        raise ConfigError(str(path), "\n  ".join(reader.problems))
+        raise problems_error(str(path), reader.problems)
     return result
 
 
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+def problems_error(where: str, problems: list[str]) -> ConfigError:
+    """One error that lists every problem of a file, one a line."""
+    return ConfigError(where, "\n  ".join(problems))
 
 
 def _range_text(bounds: Any) -> str:  # Any: a dataclass field's metadata mapping
@@ -117,3 +148,8 @@ def _range_text(bounds: Any) -> str:  # Any: a dataclass field's metadata mappin
         return ""
     unit = f" {bounds['unit']}" if bounds["unit"] else ""
     return f" (range {bounds['low']:g}..{bounds['high']:g}{unit})"
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
