@@ -120,9 +120,9 @@ class PowerMode:
 class ComputeConfig:
     """The compute nodes, all alike. `modes` ascend in power; the first two are off and idle."""
 
+    modes: tuple[PowerMode, ...]
     nodes: int = number("", 1, NODE_COUNT_MAX)
     restore_s: float = number("s", 0.0, 600.0)
-    modes: tuple[PowerMode, ...]
 
 
 @dataclass(frozen=True, slots=True)
