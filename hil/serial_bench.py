@@ -386,9 +386,13 @@ class SerialBench:
                 look_at_s = time.monotonic() + _LOOK_S
                 for pid, job_id in (flight.jobs() if flight.is_running else {}).items():
                     notes.processes.setdefault(job_id, set()).add(pid)
-                if not flight.is_running and self._kill is None:
+                if not flight.is_running and self._is_expected:
                     self._trouble = f"the flight program ended by itself: {flight.last_words()}"
                     return
+            fault = next((port.fault for port in ports if port.fault), None)
+            if fault:
+                self._trouble = fault
+                return
             if clock.now_s() < due_s:
                 continue
             notes.late_s.append((clock.now_s() - due_s) / options.rate)
