@@ -13,10 +13,14 @@ from flightsw.dictionary.sensors import SENSORS
 from flightsw.state import Event, Quality, Readings
 
 PERSISTENCE = 3
-"""Consecutive ticks before a sensor counts as lost or back: one bad sample is noise, three are not."""
+"""Consecutive samples before a sensor counts as lost or back, or a limit as crossed: one bad sample is noise,
+three are not."""
 
-WARN_WITHIN = 3.0
-"""A limit warns this close to it, in the sensor's unit (K); charge limits warn within a tenth of it."""
+WARN_WITHIN_K = 3.0
+"""A temperature warns this close to its limit."""
+
+WARN_WITHIN_FRAC = 0.05
+"""A charge warns this close to its limit."""
 
 
 class Verdict(NamedTuple):
@@ -26,21 +30,56 @@ class Verdict(NamedTuple):
     shed: str
 
 
+class _Limit:
+    """State of one limit of one sensor. `sign` is 1 for an upper limit, -1 for a lower one."""
+
+    __slots__ = ("beyond", "crossed", "name", "parameter", "sheds", "sign", "warn_within", "warned")
+
+    def __init__(self, name: str, unit: str, parameter: str, sign: float) -> None:
+        self.name = name
+        self.parameter = parameter
+        self.sign = sign
+        self.warn_within = WARN_WITHIN_K if unit == "degC" else WARN_WITHIN_FRAC
+        # What is too cold is not helped by shedding: the nodes' heat is what would warm it.
+        self.sheds = sign > 0.0 or unit != "degC"
+        self.beyond = 0
+        self.crossed = False
+        self.warned = False
+
+    def judge(self, value: float, limit: float, events: list[Event]) -> str:
+        """Compare one value with the limit; return the reason to shed while it is crossed."""
+        distance = self.sign * (limit - value)
+        self.beyond = self.beyond + 1 if distance < 0.0 else 0
+        if self.beyond >= PERSISTENCE and not self.crossed:
+            self.crossed = True
+            events.append(Event("limit_crossed", (self.name, value, limit)))
+        elif self.crossed and distance > 0.3 * self.warn_within:  # hysteresis: not cleared by noise
+            self.crossed = False
+            events.append(Event("limit_cleared", (self.name, value, limit)))
+        if distance > 1.5 * self.warn_within:
+            self.warned = False
+        elif distance < self.warn_within and not self.warned:
+            self.warned = True
+            events.append(Event("limit_warning", (self.name, value, limit, self.warn_within)))
+        if not (self.crossed and self.sheds):
+            return ""
+        return f"{self.name} = {value:.2f} {'beyond' if distance < 0.0 else 'not yet clear of'} {limit:.2f}"
+
+
 class _Watch:
     """State of one sensor's monitor."""
 
-    __slots__ = ("bad_ticks", "crossed", "good_ticks", "index", "lost", "lower", "name", "upper", "warned")
+    __slots__ = ("bad_ticks", "good_ticks", "index", "limits", "lost", "name")
 
-    def __init__(self, index: int, upper: str, lower: str) -> None:
+    def __init__(self, index: int) -> None:
+        row = SENSORS[index]
         self.index = index
-        self.name = SENSORS[index].name
-        self.upper = upper
-        self.lower = lower
+        self.name = row.name
+        self.limits = tuple(_Limit(row.name, row.unit, parameter, sign)
+                            for parameter, sign in ((row.upper, 1.0), (row.lower, -1.0)) if parameter)
         self.bad_ticks = 0
         self.good_ticks = 0
         self.lost = False
-        self.crossed = False
-        self.warned = False
 
 
 _QUIET = Verdict((), "")
@@ -50,9 +89,7 @@ class Monitors:
     """All monitors of one satellite; `fitted` names its sensors."""
 
     def __init__(self, fitted: tuple[str, ...]) -> None:
-        self._watches = tuple(
-            _Watch(i, row.upper, row.lower) for i, row in enumerate(SENSORS) if row.name in fitted
-        )
+        self._watches = tuple(_Watch(i) for i, row in enumerate(SENSORS) if row.name in fitted)
 
     def check(self, readings: Readings, parameters: Mapping[str, float]) -> Verdict:
         """Judge one tick's readings."""
@@ -68,6 +105,12 @@ class Monitors:
                     watch.lost = True
                     quality = Quality(readings.qualities[watch.index])
                     events.append(Event("sensor_lost", (watch.name, quality.name)))
+                # A sensor that falls silent beyond its limit is still beyond it, until the estimator stops
+                # compute for want of it (or of its node).
+                if readings.now_s - readings.sampled_s[watch.index] <= parameters["blind_after_s"]:
+                    for limit in watch.limits:
+                        if limit.crossed and limit.sheds:
+                            shed = shed or f"{watch.name} was beyond {parameters[limit.parameter]:.2f} and is silent"
                 continue
             watch.bad_ticks = 0
             if watch.lost:
@@ -75,33 +118,6 @@ class Monitors:
                 if watch.good_ticks >= PERSISTENCE:
                     watch.lost = False
                     events.append(Event("sensor_back", (watch.name,)))
-            if watch.upper:
-                distance = parameters[watch.upper] - value
-                shed = _judge(watch, value, parameters[watch.upper], distance, WARN_WITHIN, events) or shed
-            elif watch.lower:
-                limit = parameters[watch.lower]
-                shed = _judge(watch, value, limit, value - limit, 0.1 * abs(limit), events) or shed
+            for limit in watch.limits:
+                shed = limit.judge(value, parameters[limit.parameter], events) or shed
         return Verdict(tuple(events), shed) if events or shed else _QUIET
-
-
-def _judge(watch: _Watch, value: float, limit: float, distance: float, warn_within: float,
-           events: list[Event]) -> str:
-    """Compare one value with one limit; return the reason to shed while the limit is crossed."""
-    if distance < 0.0:
-        if not watch.crossed:
-            watch.crossed = True
-            events.append(Event("limit_crossed", (watch.name, value, limit)))
-        return f"{watch.name} = {value:.2f} beyond {limit:.2f}"
-    if watch.crossed:
-        if distance > 0.3 * warn_within:  # hysteresis: not cleared by noise
-            watch.crossed = False
-            events.append(Event("limit_cleared", (watch.name, value, limit)))
-        else:
-            return f"{watch.name} = {value:.2f} not yet clear of {limit:.2f}"
-    if distance < warn_within:
-        if not watch.warned:
-            watch.warned = True
-            events.append(Event("limit_warning", (watch.name, value, limit, warn_within)))
-    elif distance > 1.5 * warn_within:
-        watch.warned = False
-    return ""
