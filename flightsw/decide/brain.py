@@ -35,6 +35,7 @@ from flightsw.state import (
     Promise,
     Readings,
     Received,
+    RefusalReason,
     SetMode,
     SetParameter,
     SubmitJob,
@@ -105,6 +106,9 @@ class Brain:
         self._blind = False
         self._guardian_answers = True
         self._shed = ""
+        self._cut = ""  # why the governor's last check shed everything, empty when it did not
+        self._dark: tuple[int, ...] = ()
+        self._held = False  # the ground chose SAFE or STANDBY: no way out without its word
 
     @property
     def open_jobs(self) -> tuple[JobView, ...]:
@@ -133,6 +137,9 @@ class Brain:
         for spec in inputs.submitted:
             self._queue(spec, turn)
         self._follow(inputs, turn)
+        if estimate.dark_nodes != self._dark:
+            self._dark = estimate.dark_nodes
+            turn.reconsider = True
         self._keep_mode(now_s, estimate, inputs.guardian_answers, turn)
         if self._plan is None or now_s - self._plan.made_s >= self.parameters["plan_period_s"]:
             self._make_plan(estimate, turn)
@@ -197,6 +204,7 @@ class Brain:
     def _take(self, effect: Effect, now_s: float, turn: _Turn) -> None:
         """Carry out what is the brain's own; hand the rest to the link."""
         if isinstance(effect, SetMode):
+            self._held = effect.mode is not Mode.COMPUTE
             self._change_mode(effect.mode, effect.reason, turn)
         elif isinstance(effect, SetParameter):
             self.parameters[effect.name] = effect.value
@@ -227,6 +235,12 @@ class Brain:
         if spec.job_id in self._known:
             return
         self._known.add(spec.job_id)
+        if len(self._open) >= self.parameters["jobs_open_max"]:
+            self.tally.refused += 1
+            reason = RefusalReason.QUEUE_FULL.name
+            turn.transitions.append(JobTransition(spec.job_id, JobState.REFUSED, reason, 0.0, spec))
+            turn.events.append(Event("job_refused", (spec.job_id, reason, "jobs_open_max", -1.0)))
+            return
         self._open[spec.job_id] = JobView(spec, JobState.QUEUED, 0.0, -1)
         turn.transitions.append(JobTransition(spec.job_id, JobState.QUEUED, "", 0.0, spec))
         turn.events.append(Event("job_queued", (spec.job_id, spec.work_units, spec.value,
@@ -250,7 +264,12 @@ class Brain:
             else:
                 self._end(progress.job_id, JobState.FAILED, progress.detail, turn)
                 turn.events.append(Event("job_failed", (progress.job_id, progress.detail)))
-        late = [job for job in self._open.values() if inputs.now_s > job.spec.deadline_s]
+        late = []
+        for job in self._open.values():
+            if inputs.now_s > job.spec.deadline_s:
+                late.append(job)
+            elif job.state is JobState.QUEUED and inputs.now_s >= self._answer_due_s(job.spec):
+                turn.reconsider = True
         for job in late:
             if job.state is not JobState.QUEUED:
                 self.tally.broken += 1
@@ -263,6 +282,12 @@ class Brain:
         self._reserved_j.pop(job_id, None)
         turn.transitions.append(JobTransition(job_id, state, detail, job.done_units, None))
         turn.reconsider = True
+
+    def _answer_due_s(self, spec: JobSpec) -> float:
+        """When a waiting job is answered at the latest: when its owner wants it, or while it can still be done."""
+        compute = self._mission.compute
+        latest_start_s = spec.deadline_s - (spec.work_units + compute.restore_s) / compute.modes[-1].rate
+        return min(spec.answer_due_s, latest_start_s)
 
     def _promised(self) -> list[JobView]:
         return [job for job in self._open.values() if job.state in _ANSWERED]
@@ -289,11 +314,12 @@ class Brain:
         if not waiting:
             return
         promised = self._promised()
+        nodes = self._mission.compute.nodes - len(estimate.dark_nodes)
         waiting.sort(key=lambda job: (-job.spec.value / job.spec.work_units, job.spec.job_id))
         for job in waiting:
             spec = job.spec
-            is_due = now_s >= spec.answer_due_s
-            if not is_due and len(promised) >= self._mission.compute.nodes:
+            is_due = now_s >= self._answer_due_s(spec)
+            if not is_due and len(promised) >= nodes:
                 continue
             answer = admission.admit(spec, promised, plan, estimate, self.mode, self._mission)
             if isinstance(answer, Promise):
@@ -320,14 +346,15 @@ class Brain:
         if not guardian_answers:
             self._change_mode(Mode.SAFE, "guardian lost", turn)
         silent_s = now_s - (self._heard_s if self._heard_s is not None else now_s)
-        if silent_s > self.parameters["command_loss_s"] and self.mode is not Mode.SAFE:
+        heard = silent_s <= self.parameters["command_loss_s"]
+        if not heard and self.mode is not Mode.SAFE:
             turn.events.append(Event("command_loss", (silent_s,)))
             self._change_mode(Mode.SAFE, "command loss", turn)
-        if self._mission.safe_exit_autonomous and guardian_answers and not estimate.blind:
+        if self._mission.safe_exit_autonomous and heard and not self._held and guardian_answers and not estimate.blind:
             charge = estimate.battery_j.low / (self._mission.battery.capacity_wh * 3600.0)
             if self.mode is Mode.SAFE and charge >= self.parameters["safe_exit_charge_frac"]:
                 self._change_mode(Mode.STANDBY, "charge recovered", turn)
-            elif self.mode is Mode.STANDBY and silent_s <= self.parameters["command_loss_s"]:
+            elif self.mode is Mode.STANDBY:
                 self._change_mode(Mode.COMPUTE, "autonomous exit from SAFE", turn)
 
     def _make_plan(self, estimate: Estimate, turn: _Turn) -> None:
@@ -341,16 +368,19 @@ class Brain:
         """Set the nodes for this tick; return why everything is shed, if it is."""
         if shed or self.mode is not Mode.COMPUTE:
             self._nodes = tuple(NodeCommand(0, self._off.cap_w, node.job_id) for node in self._nodes)
+            self._cut = ""
             self._credit_j = 0.0
             self._dispatched_s = -1e9  # look again as soon as the reason is gone
             return shed
         if not dispatch_due and now_s - self._checked_s < governor.CHECK_EVERY_S:
-            return ""
+            return self._cut
         wanted = self._dispatch(now_s, estimate, plan) if dispatch_due else self._nodes
         activity = governor.measured_activity(estimate, self._nodes, self._activity, self._mission)
         approval = governor.approve(wanted, activity, estimate, self._forecaster, self.parameters, self._mission)
-        turn.events.extend(approval.events)
+        if approval.nodes != self._nodes:  # the same cut again is no news
+            turn.events.extend(approval.events)
         self._nodes = approval.nodes
+        self._cut = approval.shed
         self._checked_s = now_s
         self._note_starts(turn)
         return approval.shed
@@ -371,7 +401,7 @@ class Brain:
         for i, job in enumerate(placed):
             self._activity[i] = job.spec.activity_frac if job is not None else 1.0
         credit_w = self._credit_j / self.parameters["dispatch_period_s"]
-        allowed_w = min(budget_w + credit_w, self.parameters["payload_max_w"])
+        allowed_w = min(budget_w + credit_w, governor.payload_w(self.parameters, self._mission))
         return dispatch.set_modes(placed, self._mission.compute.modes, self._steps, allowed_w, now_s)
 
     def _note_starts(self, turn: _Turn) -> None:

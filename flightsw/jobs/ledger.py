@@ -121,8 +121,9 @@ class Ledger:
         if not payloads:
             return
         fresh = sum(not e.state.is_final for job_id, e in pending.items() if job_id not in self._entries)
-        if fresh and len(self.open_jobs) + fresh > OPEN_MAX:
-            raise JobError(f"{len(self.open_jobs) + fresh} open jobs above the limit of {OPEN_MAX}")
+        ended = sum(e.state.is_final for job_id, e in pending.items() if job_id in self._entries)
+        if fresh and len(self.open_jobs) + fresh - ended > OPEN_MAX:
+            raise JobError(f"{len(self.open_jobs) + fresh - ended} open jobs above the limit of {OPEN_MAX}")
         if self._store.snapshot_due:
             entries = [_entry_fields(entry) for entry in self._entries.values()]
             self._store.snapshot(_encode({"entries": entries}))
