@@ -97,7 +97,9 @@ class Reporting:
             return
         self._fill_pool(readings, estimate, decision, sky, caps_w(), counters())
         for sid in due:
-            self._due_s[sid] = now_s + self._period_s[sid]
+            # On the grid of its period, so that a late tick is not a slower rate; after a gap it starts afresh.
+            next_s = self._due_s[sid] + self._period_s[sid]
+            self._due_s[sid] = next_s if next_s > now_s else now_s + self._period_s[sid]
             reporter.housekeeping(sid, self._pool, obt_s)
         for sid in asked:
             reporter.housekeeping(sid, self._pool, obt_s)
