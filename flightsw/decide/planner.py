@@ -33,8 +33,9 @@ class RateCurve:
         watts = [nodes * mission.compute.modes[0].draw_w]
         rates = [0.0]
         for step in steps:
-            watts.append(watts[-1] + nodes * step.extra_w)
-            rates.append(rates[-1] + nodes * step.extra_rate)
+            for _ in range(nodes):  # nodes climb one by one
+                watts.append(watts[-1] + step.extra_w)
+                rates.append(rates[-1] + step.extra_rate)
         self._watts = np.array(watts)
         self._rates = np.array(rates)
         self.least_w = watts[0]
@@ -42,8 +43,12 @@ class RateCurve:
         self._mission = mission
 
     def rail_w(self, parameters: Mapping[str, float]) -> float:
-        """Most that the payload rail is planned for, and never less than what the nodes draw when off."""
-        return max(self.least_w, payload_w(parameters, self._mission))
+        """Most that can be drawn at once on the payload rail: the highest of the nodes' steps that it carries.
+
+        Between two steps power can be shared over time; above the last one that fits it cannot.
+        """
+        carried = self._watts[self._watts <= payload_w(parameters, self._mission)]
+        return float(carried[-1]) if carried.size else self.least_w
 
     def rate_units_s(self, total_w: Watts) -> Watts:
         """Work units per second at total power (any shape)."""

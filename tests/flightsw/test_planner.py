@@ -82,7 +82,7 @@ def works_with(now_s: float, charge: float, **thermal: float) -> float:
 @pytest.mark.parametrize(
     ("parameter", "less", "more"),
     [("battery_floor_frac", 0.85, 0.6), ("plate_max_c", 35.0, 55.0), ("radiator_max_c", 14.0, 50.0),
-     ("die_max_c", 50.0, 80.0), ("payload_max_w", 20.0, 100.0)],
+     ("die_max_c", 45.0, 80.0), ("payload_max_w", 20.0, 100.0)],
 )  # fmt: skip
 def test_each_limit_binds(parameter: str, less: float, more: float) -> None:
     tight, wide = plan(500.0, 0.95, **{parameter: less}), plan(500.0, 0.95, **{parameter: more})
@@ -91,6 +91,13 @@ def test_each_limit_binds(parameter: str, less: float, more: float) -> None:
         assert tight.binding_limit == parameter
     if parameter == "payload_max_w":
         assert max(tight.budget_w) <= less / (1.0 + M.margins.draw_frac) + 1e-9
+
+
+@pytest.mark.parametrize(("rail_w", "carried_w"), [(3.0, 1.6), (12.0, 1.6), (16.0, 15.2), (30.0, 28.8), (300.0, 120.0)])
+def test_power_that_no_step_can_draw_is_not_planned(rail_w: float, carried_w: float) -> None:
+    """Twelve watts start no node: what cannot run must not be promised."""
+    parameters = dict(M.parameters, payload_max_w=rail_w * (1.0 + M.margins.draw_frac))
+    assert planner.RateCurve(M).rail_w(parameters) == pytest.approx(carried_w)
 
 
 # --- a followed plan crosses nothing -------------------------------------------------------------------
