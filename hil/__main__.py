@@ -1,4 +1,4 @@
-"""The rig's command line: `hil run`, `hil serial`, `hil check`, `hil replay`.
+"""The rig's command line: `hil run`, `hil serial`, `hil check`, `hil replay`, `hil compare`.
 
 A sub-command is a function that adds its parser and sets `run` to what it does; it stands in `_COMMANDS`. One
 of a module of its own adds one line there.
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from flightsw.errors import FlightError
+from hil import compare, serial_bench
 from hil import run as flight
 from hil import scenario as scenarios
-from hil import serial_bench
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -152,7 +152,8 @@ def _replay(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-_COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_replay)
+_COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_replay,
+                                                   compare.add_command)
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ class VirtualRunner:
     """Runs jobs on the true nodes: a `Runner` for the supervisor, a `Load` for the plant.
 
     A job that starts or resumes on a node first takes `restore_s` at full draw. Whether it may pause is its
-    own affair: one that cannot loses its progress.
+    own affair: one that cannot loses its progress. `units_done` is all work since the start, finished or not.
     """
 
     def __init__(self, node_count: int, restore_s: float, config: StreamConfig, seed: int) -> None:
@@ -198,6 +198,7 @@ class VirtualRunner:
         self._restoring_s = [0.0] * node_count
         self._ended: list[JobProgress] = []
         self._report_due_s = 0.0
+        self.units_done = 0.0
         self._groups = (0,) * node_count
 
     @property
@@ -271,6 +272,7 @@ class VirtualRunner:
                 self._restoring_s[node] -= spent_s
                 left_s -= spent_s
             job.done_units += rate * left_s
+            self.units_done += rate * left_s
             if job.done_units >= job.true_units:
                 self._ended.append(JobProgress(job.spec.job_id, job.spec.work_units, True, True, f"node {node}"))
                 self._on[node] = None
