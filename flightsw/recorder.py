@@ -31,7 +31,7 @@ from flightsw.state import (
 )
 
 _COUNT = len(SENSORS)
-_FIXED = struct.Struct(f"<d?{_COUNT}d{_COUNT}B{_COUNT}dII")
+_FIXED = struct.Struct(f"<d??{_COUNT}d{_COUNT}B{_COUNT}dII")
 _FLUSH_TICKS = 60
 _MAGIC = b"FSWREC01"
 
@@ -92,7 +92,7 @@ class Recorder:
                 [_spec_to_json(spec) for spec in inputs.submitted],
                 inputs.progress,
             ], separators=(",", ":")).encode()
-        self._put(_FIXED.pack(inputs.now_s, inputs.guardian_answers, *values, *readings.qualities,
+        self._put(_FIXED.pack(inputs.now_s, inputs.guardian_answers, inputs.storage_works, *values, *readings.qualities,
                               *readings.sampled_s, decided, len(variable)) + variable)
         self._ticks += 1
         if self._ticks % _FLUSH_TICKS == 0:
@@ -161,7 +161,7 @@ def read_recording(path: Path) -> tuple[Start, Iterator[Tick]]:
 
 def _ticks(plain: bytes, at: int, path: Path) -> Iterator[Tick]:
     while at + _FIXED.size <= len(plain):
-        now_s, guardian_answers, *rest = _FIXED.unpack_from(plain, at)
+        now_s, guardian_answers, storage_works, *rest = _FIXED.unpack_from(plain, at)
         values, qualities = rest[:_COUNT], rest[_COUNT:2 * _COUNT]
         sampled, (decided, size) = rest[2 * _COUNT:3 * _COUNT], rest[3 * _COUNT:]
         at += _FIXED.size
@@ -174,7 +174,8 @@ def _ticks(plain: bytes, at: int, path: Path) -> Iterator[Tick]:
         at += size
         readings = Readings(now_s, tuple(None if math.isnan(v) else v for v in values), tuple(qualities),
                             tuple(sampled))
-        yield Tick(Inputs(now_s, readings, received, submitted, progress, guardian_answers), decided)
+        yield Tick(Inputs(now_s, readings, received, submitted, progress, guardian_answers,
+                          storage_works), decided)
 
 
 def _variable_part(octets: bytes) -> tuple[tuple[Received, ...], tuple[JobSpec, ...], tuple[JobProgress, ...]]:

@@ -316,7 +316,11 @@ class JobTransition(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """All that decide knows of one tick besides its own memory; recorded, so that it replays."""
+    """All that decide knows of one tick besides its own memory; recorded, so that it replays.
+
+    Once `storage_works` is false it stays so until the supervisor is restarted: nothing that must be durable
+    is begun any more.
+    """
 
     now_s: float
     readings: Readings
@@ -324,6 +328,7 @@ class Inputs(NamedTuple):
     submitted: tuple[JobSpec, ...]
     progress: tuple[JobProgress, ...]
     guardian_answers: bool
+    storage_works: bool = True
 
 
 class Decision(NamedTuple):

@@ -84,6 +84,7 @@ class Supervisor:
         self._transmitting = False
         self._failures = 0
         self._recording_ended = False
+        self._storage_works = True
         self._eclipse_since_s: float | None = None
         self._sky: Sky | None = None
 
@@ -142,7 +143,8 @@ class Supervisor:
         received, self._received = tuple(self._received), []
         status = self._guardian_status
         answers = status is None or (status.health is GuardianHealth.ALIVE and status.result == 0)
-        inputs = Inputs(now_s, readings, received, self._inbox.take(now_s), self._runner.poll(now_s), answers)
+        inputs = Inputs(now_s, readings, received, self._inbox.take(now_s), self._runner.poll(now_s), answers,
+                        self._storage_works)
         decision = self._brain.decide(estimate, inputs)
         self._recorder.record(inputs, fingerprint(decision))
         if self._recorder.failure and not self._recording_ended:
@@ -153,7 +155,11 @@ class Supervisor:
     def _act(self, now_s: float, decision: Decision) -> None:
         """Write down, then run jobs, then renew the caps. The guardian applies reductions at once."""
         if decision.transitions:
-            self._ledger.record(decision.transitions, now_s + self._obt_offset_s)
+            try:
+                self._ledger.record(decision.transitions, now_s + self._obt_offset_s)
+            except StoreError:
+                self._storage_works = False  # for good: a device that failed is not tried again in hope
+                raise
             for transition in decision.transitions:
                 if transition.state.is_final:
                     self._runner.end(transition.job_id)

@@ -33,7 +33,6 @@ from flightsw.state import (
     NodeCommand,
     Plan,
     Promise,
-    Readings,
     Received,
     RefusalReason,
     SetMode,
@@ -131,23 +130,25 @@ class Brain:
         turn = _Turn()
         if self._heard_s is None:
             self._heard_s = now_s
-        shed = self._look(inputs.readings, estimate, inputs.guardian_answers, turn)
+        shed = self._look(inputs, estimate, turn)
         for received in inputs.received:
-            self._obey(received, now_s, turn)
-        for spec in inputs.submitted:
-            self._queue(spec, turn)
-        self._follow(inputs, turn)
+            self._obey(received, now_s, inputs.storage_works, turn)
+        if inputs.storage_works:
+            for spec in inputs.submitted:
+                self._queue(spec, turn)
+            self._follow(inputs, turn)
         if estimate.dark_nodes != self._dark:
             self._dark = estimate.dark_nodes
             turn.reconsider = True
-        self._keep_mode(now_s, estimate, inputs.guardian_answers, turn)
+        self._keep_mode(now_s, estimate, inputs, turn)
         if self._plan is None or now_s - self._plan.made_s >= self.parameters["plan_period_s"]:
             self._make_plan(estimate, turn)
-            self._withdraw_hopeless(now_s, turn)
+            if inputs.storage_works:
+                self._withdraw_hopeless(now_s, turn)
         if self._plan is None:  # cannot be: _make_plan always sets one; states it for the type checker
             raise RuntimeError("no plan")
         dispatch_due = turn.reconsider or now_s - self._dispatched_s >= self.parameters["dispatch_period_s"]
-        if dispatch_due:
+        if dispatch_due and inputs.storage_works:
             self._answer(now_s, estimate, self._plan, turn)
         shed = self._act_on(now_s, estimate, self._plan, shed, turn, dispatch_due=dispatch_due)
         if shed and not self._shed:
@@ -160,9 +161,10 @@ class Brain:
 
     # --- what is wrong ---------------------------------------------------------------------------
 
-    def _look(self, readings: Readings, estimate: Estimate, guardian_answers: bool, turn: _Turn) -> str:
+    def _look(self, inputs: Inputs, estimate: Estimate, turn: _Turn) -> str:
         """Run the monitors; return why everything must be shed, empty when nothing must."""
-        verdict = self._monitors.check(readings, self.parameters)
+        verdict = self._monitors.check(inputs.readings, self.parameters)
+        guardian_answers = inputs.guardian_answers
         turn.events.extend(verdict.events)
         blind = bool(estimate.blind)
         if blind != self._blind:
@@ -176,11 +178,13 @@ class Brain:
             return f"state unknown without {', '.join(estimate.blind)}"
         if not guardian_answers:
             return "guardian does not answer"
+        if not inputs.storage_works:
+            return "durable storage failed"
         return verdict.shed
 
     # --- what the ground asks --------------------------------------------------------------------
 
-    def _obey(self, received: Received, now_s: float, turn: _Turn) -> None:
+    def _obey(self, received: Received, now_s: float, storage_works: bool, turn: _Turn) -> None:
         """Accept or reject one telecommand and take its effects."""
         self._heard_s = now_s
         row = commands.find(received.service, received.subservice, received.data)
@@ -189,7 +193,8 @@ class Brain:
                 commands.FailureCode.UNKNOWN_COMMAND,
                 f"no telecommand with service {received.service}, subservice {received.subservice}")
         else:
-            context = commands.Context(now_s, self.mode, frozenset(self._open), self._known.__contains__)
+            context = commands.Context(now_s, self.mode, frozenset(self._open), self._known.__contains__,
+                                       storage_works)
             result = commands.execute(row, received.data, context)
         if isinstance(result, commands.Rejection):
             self.tally.commands_rejected += 1
@@ -339,18 +344,21 @@ class Brain:
 
     # --- mode, plan, nodes -------------------------------------------------------------------------
 
-    def _keep_mode(self, now_s: float, estimate: Estimate, guardian_answers: bool, turn: _Turn) -> None:
+    def _keep_mode(self, now_s: float, estimate: Estimate, inputs: Inputs, turn: _Turn) -> None:
         """Autonomous mode changes: downwards at once, upwards only where the mission allows it."""
         if self.mode is Mode.BOOT:
             self._change_mode(Mode.SAFE, "boot", turn)
-        if not guardian_answers:
+        if not inputs.guardian_answers:
             self._change_mode(Mode.SAFE, "guardian lost", turn)
+        if not inputs.storage_works:
+            self._change_mode(Mode.SAFE, "durable storage failed", turn)
         silent_s = now_s - (self._heard_s if self._heard_s is not None else now_s)
         heard = silent_s <= self.parameters["command_loss_s"]
         if not heard and self.mode is not Mode.SAFE:
             turn.events.append(Event("command_loss", (silent_s,)))
             self._change_mode(Mode.SAFE, "command loss", turn)
-        if self._mission.safe_exit_autonomous and heard and not self._held and guardian_answers and not estimate.blind:
+        able = inputs.guardian_answers and inputs.storage_works and not estimate.blind
+        if self._mission.safe_exit_autonomous and heard and not self._held and able:
             charge = estimate.battery_j.low / (self._mission.battery.capacity_wh * 3600.0)
             if self.mode is Mode.SAFE and charge >= self.parameters["safe_exit_charge_frac"]:
                 self._change_mode(Mode.STANDBY, "charge recovered", turn)

@@ -58,6 +58,7 @@ class Context(NamedTuple):
     mode: Mode
     open_jobs: frozenset[int]
     known_jobs: Callable[[int], bool]
+    storage_works: bool = True
 
 
 class Arg(NamedTuple):
@@ -76,7 +77,10 @@ Handler = Callable[..., "tuple[Effect, ...] | Rejection"]
 
 
 class Command(NamedTuple):
-    """One telecommand. `function` is the PUS 8 function id, None where the subservice says it all."""
+    """One telecommand. `function` is the PUS 8 function id, None where the subservice says it all.
+
+    A `durable` one promises something that must survive a restart, and needs working storage.
+    """
 
     verb: str
     service: int
@@ -85,6 +89,7 @@ class Command(NamedTuple):
     args: tuple[Arg, ...]
     modes: frozenset[Mode]
     hazardous: bool
+    durable: bool
     description: str
     handler: Handler
 
@@ -96,11 +101,12 @@ _AWAKE = frozenset({Mode.STANDBY, Mode.COMPUTE})
 
 
 def telecommand(verb: str, service: int, subservice: int, *args: Arg, function: int | None = None,
-                modes: frozenset[Mode] = _ALL, hazardous: bool = False) -> Callable[[Handler], Handler]:
+                modes: frozenset[Mode] = _ALL, hazardous: bool = False,
+                durable: bool = False) -> Callable[[Handler], Handler]:
     """Declare the decorated pure function as the handler of a telecommand; its docstring is the help."""
 
     def declare(handler: Handler) -> Handler:
-        row = Command(verb, service, subservice, function, args, modes, hazardous,
+        row = Command(verb, service, subservice, function, args, modes, hazardous, durable,
                       (handler.__doc__ or "").strip().splitlines()[0], handler)
         code = (service, subservice, function)
         if verb in COMMANDS or code in _BY_CODE:
@@ -183,6 +189,8 @@ def execute(row: Command, data: bytes, context: Context) -> tuple[Effect, ...] |
         allowed = ", ".join(sorted(mode.name for mode in row.modes))
         return Rejection(FailureCode.WRONG_MODE,
                          f"{row.verb} needs mode {allowed}, mode is {context.mode.name}")
+    if row.durable and not context.storage_works:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"{row.verb} needs durable storage, which has failed")
     result: tuple[Effect, ...] | Rejection = row.handler(context, *values)
     return result
 
@@ -193,7 +201,7 @@ def _ping(_context: Context) -> tuple[Effect, ...]:
     return (Pong(),)
 
 
-@telecommand("mode", 8, 1, Arg("mode", "u8", "", 0, 255, "Mode to go to.", Mode), function=1)
+@telecommand("mode", 8, 1, Arg("mode", "u8", "", 0, 255, "Mode to go to.", Mode), function=1, durable=True)
 def _mode(context: Context, mode: int) -> tuple[Effect, ...] | Rejection:
     """Change the spacecraft mode; only legal transitions are accepted."""
     wanted = Mode(mode)
@@ -257,7 +265,7 @@ def _param_report(_context: Context, parameter: str) -> tuple[Effect, ...] | Rej
     Arg("value", "f32", "", 0.0, 1e9, "What finishing it is worth."),
     Arg("deadline", "f32", "s", 1.0, 1209600.0, "Seconds from reception until it must be finished."),
     Arg("pause", "u8", "", 0, 2, "How it may be interrupted.", Pause),
-    function=10, modes=_AWAKE,
+    function=10, modes=_AWAKE, durable=True,
 )
 def _job_submit(context: Context, job: int, name: str, work: float, activity: float, value: float,
                 deadline: float, pause: int) -> tuple[Effect, ...] | Rejection:
@@ -268,7 +276,8 @@ def _job_submit(context: Context, job: int, name: str, work: float, activity: fl
                               context.now_s, Pause(pause), name)),)
 
 
-@telecommand("job.cancel", 8, 1, Arg("job", "u32", "", 1, 0xFFFFFFFF, "Job id."), function=11)
+@telecommand("job.cancel", 8, 1, Arg("job", "u32", "", 1, 0xFFFFFFFF, "Job id."), function=11,
+             durable=True)
 def _job_cancel(context: Context, job: int) -> tuple[Effect, ...] | Rejection:
     """Stop a job for good; its process is ended and its promise is void."""
     if job not in context.open_jobs:

@@ -520,9 +520,18 @@ def test_broken_store_acknowledges_nothing_and_sheds(
     assert not [e for e in flight.heard.named("job_promised") if e.args[0] == 7]
     if operation == "write":  # what was written and not synced may be there or not
         assert 7 not in flight.ledger()
-    flight.fly(20)  # a tick without transitions still works, and the job that is not on the medium does not run
-    assert 7 not in flight.runner.running
+    again = flight.command("mode", int(Mode.STANDBY))
+    ping = flight.command("ping")
+    flight.inbox.jobs = [job(9, flight.now_s)]
+    flight.fly(20)  # the loop goes on in SAFE: heard, shed, nothing begun that would have to be durable
+    assert flight.supervisor.failures == 1
+    assert flight.supervisor.mode is Mode.SAFE
+    assert flight.caps_w == FLOOR
     assert flight.stages(request) == []
+    assert flight.stages(again) == [2]
+    assert flight.stages(ping) == [1, 7]
+    assert not {7, 9} & set(flight.runner.running)
+    assert flight.heard.named("shed")[-1].args == ("durable storage failed",)
 
 
 def test_broken_facts_fail_one_tick_not_every_one(flight: Flight) -> None:
