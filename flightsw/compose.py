@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flightsw.board.base import Board
 from flightsw.decide.brain import Brain
-from flightsw.errors import ConfigError
+from flightsw.errors import ConfigError, KernelError
 from flightsw.facts import FactFile
 from flightsw.guardian import GuardianConfig, GuardianLink
 from flightsw.jobs.base import Runner
@@ -21,10 +21,12 @@ from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver, Reporter
 from flightsw.mission import Mission
 from flightsw.orbit import Orbit, parse_tle
-from flightsw.physics.forecast import Forecaster
+from flightsw.physics import model
+from flightsw.physics.forecast import STEP_S, Forecaster
+from flightsw.physics.units import J_PER_WH, KELVIN
 from flightsw.recorder import Recorder, Start
 from flightsw.reporting import Reporting
-from flightsw.state import JobState, JobTransition, JobView
+from flightsw.state import Bounded, Estimate, JobState, JobTransition, JobView
 from flightsw.store import Store
 from flightsw.supervisor import Inbox, Supervisor
 
@@ -57,13 +59,22 @@ def start_unix_s(mission: Mission, where: str) -> float:
 
 
 def forecaster_of(mission: Mission, where: str) -> Forecaster:
-    """Forecaster of a mission; ConfigError names what is wrong with its TLE or start."""
+    """Forecaster of a mission; ConfigError names what is wrong with its TLE, its start or its thermal network."""
     tle = parse_tle(mission.orbit.tle, f"{where}: orbit.tle")
     start_s = start_unix_s(mission, where)
     age_days = abs(start_s - tle.epoch_unix_s) / 86400.0
     if age_days > 30.0:
         raise ConfigError(where, f"orbit.tle is {age_days:.1f} days away from orbit.start_utc, limit 30 days")
-    return Forecaster(mission, Orbit(tle), start_s)
+    forecaster = Forecaster(mission, Orbit(tle), start_s)
+    full_j = mission.battery.capacity_wh * J_PER_WH
+    room = Bounded(KELVIN + 20.0, KELVIN + 20.0, KELVIN + 20.0)
+    idle = Estimate(0.0, Bounded(full_j, full_j, full_j), (room,) * model.node_index(mission).total, None, None,
+                    (None,) * mission.compute.nodes, None, (), ())
+    try:
+        forecaster.first_crossing(idle, (0.0,) * mission.compute.nodes, STEP_S, mission.parameters)
+    except KernelError as error:
+        raise ConfigError(where, f"the flight model cannot be rolled out in steps of {STEP_S:g} s: {error}") from error
+    return forecaster
 
 
 def guardian_config(mission: Mission) -> GuardianConfig:

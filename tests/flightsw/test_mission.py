@@ -248,6 +248,14 @@ def test_elements_that_are_none_are_refused(load: Callable[[Table], mission.Miss
         compose.forecaster_of(load(changed(("orbit", "tle"), "no elements")), "m.toml")
 
 
+def test_network_too_stiff_for_the_flight_model_is_refused(load: Callable[[Table], mission.Mission]) -> None:
+    """Each number is in its range; together they would fail the first tick."""
+    table = changed(("thermal", "die_heat_capacity_j_k"), 5.0)
+    table["thermal"]["die_to_plate_w_k"] = 100.0
+    with pytest.raises(ConfigError, match=r"m\.toml: the flight model cannot be rolled out in steps of 10 s"):
+        compose.forecaster_of(load(table), "m.toml")
+
+
 def test_start_counts_in_utc(load: Callable[[Table], mission.Mission]) -> None:
     loaded = load(changed(("orbit", "start_utc"), "2026-06-21T14:00:00+02:00"))
     assert compose.start_unix_s(loaded, "m.toml") == 1782043200.0
