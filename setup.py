@@ -16,6 +16,7 @@ class BuildKernelsAndGuardian(build_ext):
     """`build_ext` that also compiles the guardian executable into `flightsw/_bin/`."""
 
     def run(self) -> None:
+        """Build the extension modules, then the program."""
         super().run()
         root = Path(__file__).resolve().parent if self.inplace else Path(self.build_lib)
         c_build.compile_guardian(root / "flightsw" / "_bin" / "guardian")
