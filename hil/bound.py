@@ -223,7 +223,28 @@ class Relaxation:
         """Tell whether the chord held for a run with these extremes of the radiator's and the body's temperatures."""
         return self.band_c[0] <= coldest_radiator_c and hottest_radiator_c <= self.band_c[1] + _LIMIT_SLACK_K
 
+    def admits(self, share: Array, activity_frac: float) -> bool:
+        """Tell whether a schedule that was flown is one of the programme's: a check of the relaxation itself.
+
+        `share` (slots, nodes, working modes) is the part of each slot that a node spent in each mode.
+        """
+        try:
+            self._solve((), activity_frac, pinned=share)
+        except BoundError:
+            return False
+        return True
+
     # --- the programme ---------------------------------------------------------------------------
+
+    def leakage(self) -> tuple[Array, Array, Array]:
+        """Tangent plane of the nodes' power: gain on each command (slots, nodes), W per degC of plate, offset W."""
+        compute, leak = self.truth.compute, self.truth.compute.leakage_per_k
+        command0, die0_k = self._reference
+        series_k_w = 1.0 / np.array(compute.module_to_plate_w_k) + compute.die_heat_frac / compute.die_to_module_w_k
+        own = 1.0 - leak * command0 * series_k_w
+        gain = (1.0 + leak * (die0_k - KELVIN - compute.leakage_reference_c)) / own
+        return (gain, (leak * command0 / own).sum(axis=1),
+                -(leak * command0 * (die0_k - KELVIN) / own).sum(axis=1))
 
     def _network(self) -> tuple[Array, Array, Array]:
         """Step matrices of the linear network and the constant heat (W) of its chords, states in degC."""
@@ -268,8 +289,8 @@ class Relaxation:
                 lines.append((efficiency * slope, efficiency * (stored - slope * watts)))
         return lines
 
-    def _solve(self, works: Sequence[Work], activity: float) -> Solution:
-        """Build and solve. Without `works` every node has endless work of one activity."""
+    def _solve(self, works: Sequence[Work], activity: float, pinned: Array | None = None) -> Solution:
+        """Build and solve. Without `works` every node has endless work of one activity; `pinned` gives the shares."""
         began = time.perf_counter()
         truth, limits, n, slots, slot_s = self.truth, self.limits, self.nodes, self.slots, self.slot_s
         compute, battery, platform = truth.compute, truth.battery, truth.platform
@@ -286,6 +307,11 @@ class Relaxation:
         # Shares of nodes in each working mode (count), the same weighted with activity and by node (count * n), ...
         share = [lp.columns(slots, 0.0, alive.sum(axis=1)) for _ in range(count)]
         drawn = [[lp.columns(slots, 0.0, high_a * alive[:, i]) for i in range(n)] for _ in range(count)]
+        if pinned is not None:
+            for m in range(count):
+                lp.rows([(share[m], 1.0)], pinned[:, :, m].sum(axis=1), pinned[:, :, m].sum(axis=1))
+                for i in range(n):
+                    lp.rows([(drawn[m][i], 1.0)], activity * pinned[:, i, m], activity * pinned[:, i, m])
         # ... total power, five temperatures and charge at slot ends, power at the pack's terminals.
         power = lp.columns(slots, 0.0, limits["payload_max_w"])
         upper_c = (limits["plate_max_c"], limits["radiator_max_c"], limits["radiator_max_c"], np.inf, np.inf)
@@ -306,13 +332,7 @@ class Relaxation:
             lp.rows([(share[m], -high_a), *((drawn[m][i], 1.0) for i in range(n))], -np.inf, 0.0)
 
         # Power with leakage, tangent plane at the reference; a node that is off still draws.
-        command0, die0_k = self._reference
-        series_k_w = 1.0 / np.array(compute.module_to_plate_w_k) + compute.die_heat_frac / compute.die_to_module_w_k
-        leak = compute.leakage_per_k
-        own = 1.0 - leak * command0 * series_k_w
-        gain_w = (1.0 + leak * (die0_k - KELVIN - compute.leakage_reference_c)) / own
-        slope_w_k = (leak * command0 / own).sum(axis=1)
-        offset_w = -(leak * command0 * (die0_k - KELVIN) / own).sum(axis=1)
+        gain_w, slope_w_k, offset_w = self.leakage()
         off_w = compute.modes[0].draw_w * float(scales.min()) * gain_w.min(axis=1)
         terms: list[tuple[Columns, Array | float]] = [(power, -1.0), (heat[_PLATE], 0.5 * slope_w_k)]
         terms += [(drawn[m][i], draws[m] * scales[i] * gain_w[:, i]) for m in range(count) for i in range(n)]
