@@ -226,7 +226,7 @@ class Forecaster:
         name when none is.
         """
         rollout = self._backup
-        hold = int(-(-hold_s // STEP_S))
+        hold = max(1, int(-(-hold_s // STEP_S)))
         steps = min(max(self._steps_to_light(estimate.now_s), _BACKUP_STEPS) + hold, self._horizon_steps)
         self._prepare(rollout, estimate, steps, parameters)
         rollout.slot_steps[0] = hold

@@ -224,3 +224,8 @@ def test_a_dark_node_neither_frees_nor_condemns_the_others() -> None:
     assert forecaster().first_crossing(estimate(0.0, 0.9, beside), [0.4] * 4, 30.0, parameters)[0] == ""
     assert forecaster().first_crossing(estimate(0.0, 0.9, hot_plate, dark=(0,)), [0.4] * 4, 30.0,
                                        parameters)[0] == "plate_max_c"  # fmt: skip  # the heat in it still counts
+
+
+def test_a_hold_of_nothing_is_rounded_up_to_a_step() -> None:
+    parameters = mission().parameters
+    assert forecaster().first_crossing(estimate(), [25.0] * 4, 0.0, parameters) == ("", 0.0)
