@@ -197,8 +197,10 @@ def collect(tasks: Sequence[Task], key: str, path: Path, processes: int) -> dict
 
     rows = read_rows(path, key)
     left = [task for task in tasks if (task.seed, task.policy) not in rows]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with path.open("a", encoding="utf-8") as file, ProcessPoolExecutor(processes) as pool, \
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")  # ends the line that was being written when the last comparison was interrupted
+    with path.open("a", encoding="utf-8") as file, ProcessPoolExecutor(processes, initializer=_mute) as pool, \
             tqdm(total=len(tasks), initial=len(tasks) - len(left), unit="run", disable=None) as bar:
         for done in as_completed([pool.submit(work_on, task) for task in left]):
             row = {"key": key, **done.result()}
@@ -207,6 +209,11 @@ def collect(tasks: Sequence[Task], key: str, path: Path, processes: int) -> dict
             file.flush()
             bar.update(1)
     return rows
+
+
+def _mute() -> None:
+    """Let a worker print nothing: HiGHS greets whoever makes a solver."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 # --- what they say -----------------------------------------------------------------------------------
