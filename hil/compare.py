@@ -27,6 +27,7 @@ from flightsw import compose
 from flightsw.errors import ConfigError
 from flightsw.mission import Mission
 from flightsw.physics.forecast import Forecaster
+from flightsw.physics.units import J_PER_WH
 from flightsw.state import JobSpec, JobState
 from hil import baselines, lean, run
 from hil import scenario as scenarios
@@ -107,6 +108,8 @@ def _flown_row(world: lean.World, task: Task) -> Row:
         "value": flown.units_done if task.divisible else sum(job.spec.value for job in finished),
         "value_closed": sum(job.spec.value for job in finished if job.spec.deadline_s <= end_s),
         "units": flown.units_done,
+        "compute_wh": flown.compute_wh,
+        "shunted_wh": flown.shunted_wh,
         "finished": len(finished),
         "offered": len(jobs),
         "crossings": {c.limit: [c.count, c.seconds, c.depth] for c in flown.crossings if c.count},
@@ -157,6 +160,9 @@ def _bound_row(world: lean.World, task: Task) -> Row:
                       for work, fraction in zip(every, solution.fractions, strict=True)},
         "values": {str(work.job_id): work.value for work in every},
         "offered_value": sum(work.value for work in every),
+        "compute_wh": float(solution.compute_w.mean()) * scenario.duration_s / J_PER_WH,
+        "end_charge_frac": float(solution.charge_frac[-1]),
+        "capacity_wh": world.truth.battery.capacity_wh,
         "solve_s": solution.solve_s,
         "columns": solution.columns,
         "band_c": relaxation.band_c,
@@ -278,15 +284,20 @@ def summarise(rows: Mapping[tuple[int, str], Row], policies: Iterable[str], seed
 def losses(rows: Mapping[tuple[int, str], Row], policy: str, seeds: Sequence[int]) -> dict[str, float]:
     """Where a policy's value went, as shares of the bound's: what the bound takes of each job, by how the job ended.
 
-    "gained" is finished value beyond the bound's share; "capacity" is the shortfall if the policy's units had been
-    worth as much as the bound's on average, the rest of the loss is selection and jobs left unfinished.
+    "gained" is finished value beyond the bound's share. The loss once more, by cause: "units_short" is what the
+    policy's work, finished or not, falls short of the bound's at the bound's mean worth; of that "energy_short" is
+    energy that its nodes did not draw, "charge_left" of it what stood in the battery at the end; the
+    rest is work for a watt-hour (modes, restores). What units do not explain is selection and unfinished work.
     """
     total: Counter[str] = Counter()
     bound_value = 0.0
     for seed in seeds:
         bound, row = rows[seed, BOUND], rows[seed, policy]
         bound_value += bound["value"]
-        total["capacity"] += bound["value"] * (1.0 - row["units"] / bound["units"])
+        total["units_short"] += bound["value"] * (1.0 - row["units"] / bound["units"])
+        total["energy_short"] += bound["value"] * (1.0 - row["compute_wh"] / bound["compute_wh"])
+        total["charge_left"] += bound["value"] * bound["capacity_wh"] / bound["compute_wh"] * (
+            row["end_charge_frac"] - bound["end_charge_frac"])
         for job_id, fraction in bound["fractions"].items():
             state, value = row["states"].get(job_id, "NOT_SEEN"), bound["values"][job_id]
             if state == "FINISHED":

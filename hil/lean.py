@@ -27,6 +27,7 @@ from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver
 from flightsw.mission import Mission
 from flightsw.physics.forecast import Forecaster
+from flightsw.physics.units import J_PER_WH
 from flightsw.recorder import Recorder
 from flightsw.reporting import Reporting
 from flightsw.state import Decision, Estimate, Inputs, JobTransition, JobView, Mode, NodeCommand, Received
@@ -198,6 +199,8 @@ class Flown:
     tally: Tally
     failures: int
     units_done: float
+    compute_wh: float
+    shunted_wh: float
     transmitting: npt.NDArray[np.bool_]
     fingerprints: tuple[int, ...] = field(repr=False)
 
@@ -246,7 +249,8 @@ def fly(world: World, make: MakePolicy, commands: Mapping[float, Sequence[Receiv
         satellite.advance()
     trace.close()
     book.close(scenario.duration_s)
-    units = runner.units_done
+    units, state = runner.units_done, satellite.plant.state
     supervisor.close()
     return Flown(judge_limits(scenario, trace), book, trace, np.frombuffer(timed.decide_ms), policy.tally,
-                 supervisor.failures, units, transmitting, tuple(fingerprints.kept))
+                 supervisor.failures, units, sum(state.node_j[i] for i in range(nodes)) / J_PER_WH,
+                 state.shunted_j / J_PER_WH, transmitting, tuple(fingerprints.kept))

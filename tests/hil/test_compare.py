@@ -114,8 +114,10 @@ def test_compare_names_what_it_does_not_know(tmp_path, capsys):
 
 
 def test_value_is_lost_where_the_bounds_jobs_went():
-    bound = {"value": 100.0, "units": 10.0, "fractions": {"1": 1.0, "2": 1.0, "3": 0.5},
-             "values": {"1": 50.0, "2": 40.0, "3": 20.0}}
-    row = {"units": 9.0, "states": {"1": JobState.FINISHED.name, "2": "REFUSED", "3": "FINISHED"}}
+    bound = {"value": 100.0, "units": 10.0, "compute_wh": 200.0, "capacity_wh": 100.0, "end_charge_frac": 0.7,
+             "fractions": {"1": 1.0, "2": 1.0, "3": 0.5}, "values": {"1": 50.0, "2": 40.0, "3": 20.0}}
+    row = {"units": 9.0, "compute_wh": 190.0, "end_charge_frac": 0.8,
+           "states": {"1": JobState.FINISHED.name, "2": "REFUSED", "3": "FINISHED"}}
     shares = compare.losses({(1, "bound"): bound, (1, "flight"): row}, "flight", [1])
-    assert shares == pytest.approx({"refused": 0.4, "gained": -0.1, "capacity": 0.1})
+    assert shares == pytest.approx({"refused": 0.4, "gained": -0.1, "units_short": 0.1, "energy_short": 0.05,
+                                    "charge_left": 0.05})
