@@ -178,6 +178,7 @@ def fill(r: Rollout, seed: int, spread: float = 0.05) -> Rollout:
         p[name][:] = wide * scale
     for name in ("charge_eff_frac", "taper_start_frac", "array_absorpt_frac"):
         np.minimum(p[name], 1.0, out=p[name])
+    p["battery_j"][:] = np.minimum(p["battery_j"], p["battery_capacity_j"])  # a pack is never more than full
     steps = r.tx_w.size
     r.array_flux_w_m2[:] = np.where(np.arange(steps) < 2 * steps // 3, 1361.0, 0.0)
     r.heat_w[:, 5] = rng.uniform(10, 30, steps)
