@@ -41,7 +41,7 @@ def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, estimate: Esti
     rate_max = compute.modes[-1].rate
     overhead = compute.restore_s
     reasons: list[RefusalReason] = []
-    if mode not in (Mode.STANDBY, Mode.COMPUTE):
+    if mode is not Mode.COMPUTE:  # nothing runs, and nobody knows for how long
         reasons.append(RefusalReason.MODE)
     if estimate.blind:
         reasons.append(RefusalReason.STATE_UNKNOWN)
