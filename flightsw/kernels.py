@@ -231,6 +231,7 @@ AUTO_PATH: Final = -1
 SCALAR_PATH: Final = 0
 BASE_PATH: Final = 1
 AVX2_PATH: Final = 2
+AVX512_PATH: Final = 3
 
 _ROLLOUT_ERRORS: Final = {
     lib.FSW_ROLLOUT_E_NULL: "a required pointer is NULL",

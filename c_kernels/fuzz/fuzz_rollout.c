@@ -20,7 +20,7 @@
         }                                                                     \
     } while (0)
 
-enum { BUFFERS = 192, PATHS = 3, SUMMARIES = 10 };
+enum { BUFFERS = 192, PATHS = 4, SUMMARIES = 10 };
 
 struct source {
     const uint8_t *data;

@@ -2,9 +2,9 @@
  *
  * A lane is one parameter set under one policy; all lanes share the topology and the environment. Explicit
  * Euler on a network of linear links and T^4 radiators, battery with pack loss and charge taper, optional
- * throttle law. Every lane's result is the same bit for bit on every path (scalar, baseline vectors, AVX2),
- * machine and batch position: only + - * / sqrt in a fixed order, no contraction. No globals, no allocation;
- * needs about 64 KiB of stack. Called through flightsw/kernels.py.
+ * throttle law. Every lane's result is the same bit for bit on every path (scalar, baseline vectors, AVX2,
+ * AVX-512), machine and batch position: only + - * / sqrt in a fixed order, no contraction. No globals, no
+ * allocation; needs about 100 KiB of stack. Called through flightsw/kernels.py.
  */
 #ifndef FSW_ROLLOUT_H
 #define FSW_ROLLOUT_H
@@ -128,7 +128,7 @@ int fsw_rollout_run(const struct fsw_rollout_topology *topology, const struct fs
                     const struct fsw_rollout_results *results, int32_t precision, void *scratch,
                     int64_t scratch_len);
 
-/* The same on a stated path: 0 scalar, 1 baseline vectors (SSE2, NEON), 2 AVX2. For tests. */
+/* The same on a stated path: 0 scalar, 1 baseline vectors (SSE2, NEON), 2 AVX2, 3 AVX-512. For tests. */
 int fsw_rollout_run_on(int32_t path, const struct fsw_rollout_topology *topology,
                        const struct fsw_rollout_inputs *inputs, const struct fsw_rollout_results *results,
                        int32_t precision, void *scratch, int64_t scratch_len);

@@ -135,18 +135,29 @@ static int check_drive(const struct fsw_rollout_topology *t, const struct fsw_ro
     return FSW_ROLLOUT_OK;
 }
 
-/* With dt (sum(G) + d(radiation)/dT) <= C a step is monotone in every temperature: no overshoot, and more
- * heat never ends colder. The governor's one-corner argument rests on it. */
-static int check_stability(const struct fsw_rollout_topology *t, const struct fsw_rollout_inputs *in)
+/* The value at `row` is 0 in every lane. */
+static int all_zero(const struct fsw_rollout_inputs *in, int32_t row)
 {
-    const double radiative_w_m2_k = 4.0 * SIGMA_W_M2_K4 * (STABILITY_K * STABILITY_K * STABILITY_K);
+    return all_within(in->param[row], stride_of(in, row) ? in->n_lanes : 1, 0.0, 0.0);
+}
+
+static int network_varies(const struct fsw_rollout_topology *t, const struct fsw_rollout_inputs *in)
+{
     int64_t varies = 0;
 
     for (int32_t i = 0; i < t->n_nodes; i++)
         varies |= stride_of(in, FSW_ROLLOUT_CAPACITY_J_K + i) | stride_of(in, FSW_ROLLOUT_RADIATING_M2 + i);
     for (int32_t i = 0; i < t->n_links; i++)
         varies |= stride_of(in, FSW_ROLLOUT_LINK_W_K + i);
-    for (int64_t lane = 0; lane < (varies ? in->n_lanes : 1); lane++) {
+    return varies != 0;
+}
+
+/* With dt (sum(G) + d(radiation)/dT) <= C a step is monotone in every temperature: no overshoot, and more
+ * heat never ends colder. The governor's one-corner argument rests on it. */
+static int check_stability(const struct fsw_rollout_topology *t, const struct fsw_rollout_inputs *in)
+{
+    const double radiative_w_m2_k = 4.0 * SIGMA_W_M2_K4 * (STABILITY_K * STABILITY_K * STABILITY_K);
+    for (int64_t lane = 0; lane < (network_varies(t, in) ? in->n_lanes : 1); lane++) {
         double sum_w_k[FSW_ROLLOUT_NODES];
         for (int32_t i = 0; i < t->n_nodes; i++)
             sum_w_k[i] = radiative_w_m2_k * value_of(in, FSW_ROLLOUT_RADIATING_M2 + i, lane);
@@ -161,13 +172,33 @@ static int check_stability(const struct fsw_rollout_topology *t, const struct fs
     return FSW_ROLLOUT_OK;
 }
 
+static void lay_sources(const struct fsw_rollout_topology *t, struct network *net)
+{
+    int32_t entry = 0;
+
+    for (int32_t i = 0; i < t->n_nodes; i++) {
+        net->source_start[i] = entry;
+        if (net->heater && t->heater_node == i)
+            net->source[entry++] = SOURCE_HEATER;
+        if (t->bus_node == i)
+            net->source[entry++] = SOURCE_BUS;
+        for (int32_t c = 0; c < t->n_compute; c++)
+            if (t->compute_node[c] == i)
+                net->source[entry++] = SOURCE_COMPUTE + c;
+        if (t->battery_node == i)
+            net->source[entry++] = SOURCE_BATTERY;
+        if (t->array_node == i)
+            net->source[entry++] = SOURCE_ARRAY;
+    }
+    net->source_start[t->n_nodes] = entry;
+}
+
 static void lay_network(const struct fsw_rollout_topology *t, const struct fsw_rollout_inputs *in,
                         struct network *net)
 {
-    int32_t entry = 0;
+    int32_t entry = 0, placed = 0;
+
     for (int32_t i = 0; i < t->n_nodes; i++) {
-        const double *area_m2 = in->param[FSW_ROLLOUT_RADIATING_M2 + i];
-        int64_t lanes = stride_of(in, FSW_ROLLOUT_RADIATING_M2 + i) ? in->n_lanes : 1;
         net->start[i] = entry;
         for (int32_t link = 0; link < t->n_links; link++)
             if (t->link_a[link] == i || t->link_b[link] == i) {
@@ -175,9 +206,19 @@ static void lay_network(const struct fsw_rollout_topology *t, const struct fsw_r
                 net->link[entry] = link;
                 entry++;
             }
-        net->radiates[i] = !all_within(area_m2, lanes, 0.0, 0.0);
+        net->radiates[i] = !all_zero(in, FSW_ROLLOUT_RADIATING_M2 + i);
+        net->warmed[i] = 0;
+        for (int64_t step = 0; step < in->n_steps; step++)
+            net->warmed[i] |= in->heat_w[step * t->n_nodes + i] != 0.0;
     }
     net->start[t->n_nodes] = entry;
+    for (int late = 0; late <= 1; late++)
+        for (int32_t i = 0; i < t->n_nodes; i++)
+            if ((i == t->battery_node || i == t->array_node) == late)
+                net->order[placed++] = i;
+    net->heater = !all_zero(in, FSW_ROLLOUT_HEATER_W);
+    net->shared = !network_varies(t, in);
+    lay_sources(t, net);
 }
 
 static void lay_environment(const struct fsw_rollout_topology *t, const struct fsw_rollout_inputs *in,
@@ -207,6 +248,8 @@ static const struct path *path_of(int32_t path, int32_t precision)
 #if defined(__x86_64__)
     if (path == 2 && __builtin_cpu_supports("avx2"))
         return precision == 32 ? &fsw_rollout_avx2_f32 : &fsw_rollout_avx2_f64;
+    if (path == 3 && __builtin_cpu_supports("avx512f"))
+        return precision == 32 ? &fsw_rollout_avx512_f32 : &fsw_rollout_avx512_f64;
 #endif
     return NULL;
 }
@@ -279,11 +322,11 @@ int fsw_rollout_run(const struct fsw_rollout_topology *topology, const struct fs
                     const struct fsw_rollout_results *results, int32_t precision, void *scratch,
                     int64_t scratch_len)
 {
-    int32_t path = 1;
+    int32_t path = 3;
 
     if (inputs != NULL && inputs->n_lanes < 4)
         path = 0;
-    else if (path_of(2, precision) != NULL)
-        path = 2;
+    while (path > 1 && path_of(path, precision) == NULL)
+        path--;
     return fsw_rollout_run_on(path, topology, inputs, results, precision, scratch, scratch_len);
 }

@@ -13,6 +13,7 @@ typedef int32_t i32x8 __attribute__((vector_size(32)));
 typedef double f64x4 __attribute__((vector_size(32)));
 typedef int64_t i64x4 __attribute__((vector_size(32)));
 
+#define V_ABOVE(a, b) ((a) > (b))
 #define SPLAT(a) ((VEC){0} + (REAL)(a))
 
 #define REAL float
@@ -23,7 +24,7 @@ typedef int64_t i64x4 __attribute__((vector_size(32)));
 #define V_MAX(a, b) ((VEC)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #define V_MIN(a, b) ((VEC)_mm256_min_ps((__m256)(a), (__m256)(b)))
 #define V_SELECT(mask, a, b) ((VEC)_mm256_blendv_ps((__m256)(b), (__m256)(a), (__m256)(mask)))
-#define VECTORS 4
+#define VECTORS 6
 #define NAME(x) x##_avx2_wide_f32
 #include "rollout_template.h"
 #undef VECTORS
@@ -50,7 +51,7 @@ typedef int64_t i64x4 __attribute__((vector_size(32)));
 #define V_MAX(a, b) ((VEC)_mm256_max_pd((__m256d)(a), (__m256d)(b)))
 #define V_MIN(a, b) ((VEC)_mm256_min_pd((__m256d)(a), (__m256d)(b)))
 #define V_SELECT(mask, a, b) ((VEC)_mm256_blendv_pd((__m256d)(b), (__m256d)(a), (__m256d)(mask)))
-#define VECTORS 4
+#define VECTORS 6
 #define NAME(x) x##_avx2_wide_f64
 #include "rollout_template.h"
 #undef VECTORS
@@ -59,8 +60,8 @@ typedef int64_t i64x4 __attribute__((vector_size(32)));
 #define NAME(x) x##_avx2_narrow_f64
 #include "rollout_template.h"
 
-const struct path fsw_rollout_avx2_f32 = {32, 8, roll_avx2_wide_f32, roll_avx2_narrow_f32};
-const struct path fsw_rollout_avx2_f64 = {16, 4, roll_avx2_wide_f64, roll_avx2_narrow_f64};
+const struct path fsw_rollout_avx2_f32 = {48, 8, roll_avx2_wide_f32, roll_avx2_narrow_f32};
+const struct path fsw_rollout_avx2_f64 = {24, 4, roll_avx2_wide_f64, roll_avx2_narrow_f64};
 
 #else
 typedef int rollout_avx2_is_for_x86_64; /* ISO C wants a declaration in every file */

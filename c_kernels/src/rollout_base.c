@@ -18,6 +18,7 @@
 #define MASK int
 #define V_MAX(a, b) ((a) > (b) ? (a) : (b))
 #define V_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define V_ABOVE(a, b) ((a) > (b))
 #define V_SELECT(mask, a, b) ((mask) ? (a) : (b))
 #define SPLAT(a) ((REAL)(a))
 

@@ -7,13 +7,30 @@
 #define SIGMA_W_M2_K4 5.670374419e-8 /* Stefan-Boltzmann, CODATA 2018 */
 /* Temperatures are kept as differences to this, so that 32-bit arithmetic resolves microkelvins. */
 #define REFERENCE_K 288.0
+#define STRETCH_STEPS 64 /* long enough to hide its copy of the state, short enough to be run twice */
 
-/* The links as rows of a sparse matrix: neighbours of node i are entries start[i] .. start[i + 1] - 1. */
+/* Where heat comes from, in the order in which a node adds it up. */
+enum {
+    SOURCE_HEATER,
+    SOURCE_BUS,
+    SOURCE_COMPUTE,
+    SOURCE_BATTERY = SOURCE_COMPUTE + FSW_ROLLOUT_COMPUTE,
+    SOURCE_ARRAY,
+    SOURCES
+};
+
+/* The links as rows of a sparse matrix, and the sources of each node, for all lanes of a run. */
 struct network {
-    int32_t start[FSW_ROLLOUT_NODES + 1];
+    int32_t start[FSW_ROLLOUT_NODES + 1];         /* neighbours of node i: entries start[i] .. start[i + 1] - 1 */
     int32_t column[2 * FSW_ROLLOUT_LINKS];
     int32_t link[2 * FSW_ROLLOUT_LINKS];
-    int32_t radiates[FSW_ROLLOUT_NODES]; /* 0 when no lane has a radiating area there */
+    int32_t source_start[FSW_ROLLOUT_NODES + 1];  /* likewise the heat sources of node i */
+    int32_t source[SOURCES];
+    int32_t order[FSW_ROLLOUT_NODES]; /* of the nodes in a step: those that wait for the battery come last */
+    int32_t radiates[FSW_ROLLOUT_NODES];          /* 0 when no lane has a radiating area there */
+    int32_t warmed[FSW_ROLLOUT_NODES];            /* 0 when no heat comes from outside in any step */
+    int32_t heater;                               /* 0 when no lane has a heater */
+    int32_t shared;                               /* all lanes have the same capacities, areas and links */
 };
 
 struct rollout {
@@ -38,6 +55,7 @@ extern const struct path fsw_rollout_scalar_f32, fsw_rollout_scalar_f64;
 extern const struct path fsw_rollout_base_f32, fsw_rollout_base_f64;
 #ifdef __x86_64__
 extern const struct path fsw_rollout_avx2_f32, fsw_rollout_avx2_f64;
+extern const struct path fsw_rollout_avx512_f32, fsw_rollout_avx512_f64;
 #endif
 
 #endif

@@ -13,7 +13,7 @@ from c_kernels.build import INCLUDE, NUMERIC, WARNINGS
 C = INCLUDE.parent
 SOURCES = {
     "plant": ["plant.c"],
-    "rollout": ["rollout.c", "rollout_base.c", "rollout_avx2.c"],
+    "rollout": ["rollout.c", "rollout_base.c", "rollout_avx2.c", "rollout_avx512.c"],
 }
 SANITIZE = ["-g", "-O0", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
