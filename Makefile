@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench build clean
+.PHONY: help run test check bench build aarch64 clean
 
 help: ## show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 run: $(READY) ## fly one mission day in virtual time and write a report
 	@$(BIN)/hil run hil/scenarios/day_iss.toml
@@ -27,6 +27,9 @@ bench: $(READY) ## rollouts per second beside NumPy's, cost of a tick, link and 
 	@$(BIN)/python -m pytest tests/bench --benchmark-only -p no:cacheprovider
 
 build: $(READY) ## compile the C kernels and the guardian
+
+aarch64: $(READY) ## compare the kernels' bits with an aarch64 build (Debian: gcc-aarch64-linux-gnu, qemu-user-static)
+	@$(BIN)/python -m c_kernels.crossbuild
 
 clean: ## remove the environment, builds and runs
 	rm -rf $(VENV) build out *.egg-info flightsw/*.so flightsw/_bin
