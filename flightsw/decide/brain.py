@@ -43,8 +43,8 @@ from flightsw.state import (
 
 _ACCEPTED, _NOT_ACCEPTED, _COMPLETED = 1, 2, 7
 _ANSWERED = (JobState.PROMISED, JobState.RUNNING, JobState.PAUSED)
-_CREDIT_S = 60.0
-"""Unspent budget is kept for this long: jobs are whole and modes are steps, the budget is neither."""
+_ACCOUNT_S = 600.0
+"""Time over which draw and budget are made equal: jobs are whole and modes are steps, the budget is neither."""
 
 
 class Tally:
@@ -394,23 +394,24 @@ class Brain:
         return approval.shed
 
     def _dispatch(self, now_s: float, estimate: Estimate, plan: Plan) -> tuple[NodeCommand, ...]:
-        """Place jobs and set modes inside the plan's budget and what was left of it before."""
-        nodes = self._mission.compute.nodes
+        """Place jobs and set modes around the plan's budget and what is left of it from before."""
+        modes, nodes = self._mission.compute.modes, self._mission.compute.nodes
         budget_w = plan.budget_at(now_s)
         elapsed_s = now_s - self._dispatched_s
-        if elapsed_s < 2.0 * _CREDIT_S:
-            used_w = sum(
-                self._mission.compute.modes[node.power_mode].draw_w * self._activity[i]
-                for i, node in enumerate(self._nodes)
-            )
-            self._credit_j = min(max(self._credit_j + (budget_w - used_w) * elapsed_s, 0.0), budget_w * _CREDIT_S)
+        if elapsed_s < _ACCOUNT_S:
+            used_w = sum(modes[node.power_mode].draw_w * self._activity[i] for i, node in enumerate(self._nodes))
+            bound_j = 0.5 * _ACCOUNT_S * modes[-1].draw_w
+            self._credit_j = min(max(self._credit_j + (budget_w - used_w) * elapsed_s, -bound_j), bound_j)
         self._dispatched_s = now_s
         placed = dispatch.place(self._promised(), nodes, estimate.dark_nodes, [n.job_id for n in self._nodes])
+        before = [
+            dispatch.rung_of(node.power_mode, self._steps) if job is not None and job.spec.job_id == node.job_id else -1
+            for job, node in zip(placed, self._nodes, strict=True)
+        ]
         for i, job in enumerate(placed):
             self._activity[i] = job.spec.activity_frac if job is not None else 1.0
-        credit_w = self._credit_j / self.parameters["dispatch_period_s"]
-        allowed_w = min(budget_w + credit_w, governor.payload_w(self.parameters, self._mission))
-        return dispatch.set_modes(placed, self._mission.compute.modes, self._steps, allowed_w, now_s)
+        return dispatch.set_modes(placed, before, modes, self._steps, budget_w + self._credit_j / _ACCOUNT_S,
+                                  governor.payload_w(self.parameters, self._mission), now_s)
 
     def _note_starts(self, turn: _Turn) -> None:
         """Record the first time a promised job is on a working node."""

@@ -57,33 +57,66 @@ def place(jobs: Sequence[JobView], nodes: int, dark: Sequence[int], placed: Sequ
     return result
 
 
-def set_modes(placed: Sequence[JobView | None], modes: Sequence[PowerMode], steps: Sequence[Step],
-              budget_w: float, now_s: float) -> tuple[NodeCommand, ...]:
-    """Give each node with a job a power mode within `budget_w`; empty nodes are off."""
+def rung_of(power_mode: int, steps: Sequence[Step]) -> int:
+    """Index of the highest step at or below a power mode; -1 is off."""
+    return max((rung for rung, step in enumerate(steps) if step.power_mode <= power_mode), default=-1)
+
+
+def set_modes(placed: Sequence[JobView | None], before: Sequence[int], modes: Sequence[PowerMode],
+              steps: Sequence[Step], target_w: float, rail_w: float, now_s: float) -> tuple[NodeCommand, ...]:
+    """Give each node with a job a power mode so that all draw about `target_w`; empty nodes are off.
+
+    `before[i]` is the rung that node i stands on. Power is in steps and a start costs a restore, so a node climbs
+    when half a step is to spare and comes down when more than half a step is overdrawn; the caller keeps the
+    account over time. A job that would be late otherwise is given what it needs, within `rail_w`.
+    """
     off_w = modes[0].draw_w
-    left_w = budget_w - off_w * len(placed)
-    drawn_w = [off_w] * len(placed)
-    level = [-1] * len(placed)  # index into steps; -1 is off
-    # Tightest first: share of the remaining time that the job needs in the reference mode.
-    order = sorted(
-        (i for i, job in enumerate(placed) if job is not None),
-        key=lambda i: _tightness(placed[i], now_s), reverse=True,
-    )
-    for rung, step in enumerate(steps):
-        for i in order:
-            job = placed[i]
-            if job is None or level[i] != rung - 1:
-                continue
-            cost_w = modes[step.power_mode].draw_w * job.spec.activity_frac - drawn_w[i]
-            if cost_w <= left_w:
-                left_w -= cost_w
-                drawn_w[i] += cost_w
-                level[i] = rung
+
+    def draw_w(i: int, rung: int) -> float:
+        job = placed[i]
+        if job is None or rung < 0:
+            return off_w
+        return modes[steps[rung].power_mode].draw_w * job.spec.activity_frac
+
+    tightness = [_tightness(job, now_s) for job in placed]
+    held = [i for i, job in enumerate(placed) if job is not None]
+    needed = [-1] * len(placed)
+    rungs = [-1] * len(placed)
+    for i in held:
+        rates = [modes[step.power_mode].rate for step in steps]
+        needed[i] = next((r for r, rate in enumerate(rates) if rate >= _HASTE * tightness[i]), len(steps) - 1)
+        needed[i] = needed[i] if tightness[i] > _RELAXED * rates[0] else -1
+        rungs[i] = max(before[i], needed[i])
+    total_w = sum(draw_w(i, rung) for i, rung in enumerate(rungs))
+
+    while total_w > target_w or total_w > rail_w:
+        # Down: the least urgent node on the highest rung, what is needed last.
+        above = [i for i in held if rungs[i] > needed[i]] or [i for i in held if rungs[i] >= 0 and total_w > rail_w]
+        if not above:
+            break
+        i = min(above, key=lambda i: (-rungs[i], tightness[i], i))
+        saved_w = draw_w(i, rungs[i]) - draw_w(i, rungs[i] - 1)
+        if total_w - target_w <= _HALF * saved_w and total_w <= rail_w:
+            break
+        rungs[i] -= 1
+        total_w -= saved_w
+    for rung in range(len(steps)):
+        # Up: the most urgent node first, every node to one rung before any to the next.
+        for i in sorted(held, key=lambda i: (-tightness[i], i)):
+            cost_w = draw_w(i, rung) - draw_w(i, rung - 1)
+            if rungs[i] == rung - 1 and target_w - total_w >= _HALF * cost_w and total_w + cost_w <= rail_w:
+                rungs[i] = rung
+                total_w += cost_w
     commands = []
-    for i, job in enumerate(placed):
-        mode = 0 if level[i] < 0 else steps[level[i]].power_mode
+    for job, rung in zip(placed, rungs, strict=True):
+        mode = 0 if rung < 0 else steps[rung].power_mode
         commands.append(NodeCommand(mode, modes[mode].cap_w, job.spec.job_id if job is not None else 0))
     return tuple(commands)
+
+
+_HALF = 0.5
+_HASTE = 1.05  # of the rate that just meets the deadline
+_RELAXED = 0.6  # of the lowest working rate: a job with more time than this waits for power to spare
 
 
 def _tightness(job: JobView | None, now_s: float) -> float:
