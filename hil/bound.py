@@ -21,7 +21,10 @@ surroundings and the jobs of that very run, all arrivals known and jobs divisibl
 - *Jobs.* One node at a time at most; work flows between arrival and deadline, in groups of slots; each job
   also pays its one restore at the lowest working rate. Modes are time-shared. Which activity meets which mode is
   relaxed to their sums over a slot.
-- *Ends.* Charge may end at its floor: no schedule needs to leave more.
+- *Ends.* Charge may end at its floor: no schedule needs to leave more. Nobody on board knows that the run ends, so
+  `value` can also be asked for what is possible when the charge ends no lower than given. The bound falls with that
+  charge and is concave in it (it is a programme's optimum over its right side), so one solution and its price bound
+  schedules that end with any other charge, by the tangent.
 
 Conventions of value: a job counts by the fraction that is done between arrival and deadline, within the run. A
 schedule is credited with finished jobs only, so the bound holds for it. A job whose deadline lies beyond the
@@ -57,8 +60,9 @@ Terms = Sequence[tuple[Columns, Array | float]]
 
 SLOT_S = 180.0
 GROUP_SLOTS = 5
-BAND_C = (-15.0, 50.0)
-"""Band of the radiating nodes' temperatures over which the chord holds; its upper end is the radiator's limit."""
+BAND_C = (-25.0, 50.0)
+"""Band of the radiating nodes' temperatures over which the chord holds: from an idle satellite, whose plate heater
+comes on at -20 degC, to the radiator's limit."""
 
 _SIM_STEP_S = 10
 _LIMIT_SLACK_K = 0.3
@@ -87,7 +91,8 @@ class Work(NamedTuple):
 class Solution:
     """What the programme found. `amount` is value or work units; arrays are per slot.
 
-    `fractions` is the share of each job that it did, in the order of the jobs.
+    `fractions` is the share of each job that it did, in the order of the jobs; `end_price_per_wh` is what the least
+    end charge costs.
     """
 
     amount: float
@@ -215,9 +220,9 @@ class Relaxation:
         """Most work units without jobs: endless work of activity 1 for every node."""
         return self._solve((), 1.0)
 
-    def value(self, works: Sequence[Work]) -> Solution:
-        """Most value of these jobs."""
-        return self._solve(works, 1.0)
+    def value(self, works: Sequence[Work], end_charge_frac: float = 0.0) -> Solution:
+        """Most value of these jobs, when the charge ends no lower than given."""
+        return self._solve(works, 1.0, end_charge_frac=end_charge_frac)
 
     def covers(self, coldest_radiator_c: float, hottest_radiator_c: float) -> bool:
         """Tell whether the chord held for a run with these extremes of the radiator's and the body's temperatures."""
@@ -289,7 +294,8 @@ class Relaxation:
                 lines.append((efficiency * slope, efficiency * (stored - slope * watts)))
         return lines
 
-    def _solve(self, works: Sequence[Work], activity: float, pinned: Array | None = None) -> Solution:
+    def _solve(self, works: Sequence[Work], activity: float, pinned: Array | None = None,
+               end_charge_frac: float = 0.0) -> Solution:
         """Build and solve. Without `works` every node has endless work of one activity; `pinned` gives the shares."""
         began = time.perf_counter()
         truth, limits, n, slots, slot_s = self.truth, self.limits, self.nodes, self.slots, self.slot_s
@@ -318,7 +324,9 @@ class Relaxation:
         heat = [lp.columns(slots, -200.0, upper + _LIMIT_SLACK_K) for upper in upper_c]
         full_wh = capacity_wh + _BATTERY_SLACK_WH
         floor_wh = max(limits["battery_floor_frac"], limits["battery_cutoff_frac"]) * capacity_wh
-        charge = lp.columns(slots, floor_wh - _BATTERY_SLACK_WH, full_wh)
+        least_wh = np.full(slots, floor_wh)
+        least_wh[-1] = max(floor_wh, end_charge_frac * capacity_wh)
+        charge = lp.columns(slots, least_wh - _BATTERY_SLACK_WH, full_wh)
         pack = lp.columns(slots, -400.0, battery.charge_limit_w)
         start_c = np.array([self._start.body_c] * 4 + [self._start.battery_c])
         start_wh = self._start.charge_frac * capacity_wh

@@ -172,3 +172,14 @@ def test_open_jobs_are_left_out_on_request(world):
     assert len(every) == len(jobs)
     assert {work.job_id for work in closed} == {job.job_id for job in jobs if job.deadline_s <= end_s}
     assert len(closed) < len(every)
+
+
+def test_more_charge_at_the_end_costs_what_its_price_says(world, relaxation):
+    works = works_of(world.stream().jobs, world.stream_config, 1, world.truth, world.scenario.duration_s,
+                     closed_only=False)
+    many = [*works, Work(9, 1e6, 1.0, 1e6, 0.0, 1e9)]
+    free, low, high = (relaxation.value(many, frac) for frac in (0.0, 0.85, 0.9))
+    assert free.amount >= low.amount > high.amount
+    spent_wh = 0.05 * world.truth.battery.capacity_wh
+    assert low.amount <= high.amount + high.end_price_per_wh * spent_wh * (1.0 + 1e-4)
+    assert low.amount == pytest.approx(high.amount + high.end_price_per_wh * spent_wh, rel=0.01)
