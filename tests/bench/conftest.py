@@ -1,0 +1,27 @@
+"""After the tables of the plugin: what a reader asks first, rollouts per second and the share of the core's peak."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
+    session = getattr(config, "_benchmarksession", None)
+    rows = [bench for bench in session.benchmarks if "rollouts_per_s" in bench.extra_info] if session else []
+    if not rows:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("rollouts of one orbit")
+    numpy_s = {b.extra_info["precision"]: b.stats.min for b in rows if b.extra_info["what"] == "NumPy"}
+    write(f"{'':42}{'ms':>9}{'rollouts/s':>12}{'x NumPy':>9}{'GFLOP/s':>9}{'of FMA peak':>13}")
+    for bench in sorted(rows, key=lambda b: (b.extra_info["precision"], b.stats.min)):
+        info, best_s = bench.extra_info, bench.stats.min
+        name = f"{info['what']}, {info['precision']}-bit"
+        ratio = f"{numpy_s[info['precision']] / best_s:.1f}" if info["precision"] in numpy_s else ""
+        share = f"{info['fma_peak_percent']:.1f} % {info['peak_of']}" if "fma_peak_percent" in info else ""
+        write(
+            f"{name:42}{best_s * 1e3:9.1f}{info['rollouts_per_s']:12,}{ratio:>9}{info['gflop_per_s']:9.1f}{share:>17}"
+        )
+    write(rows[0].extra_info["counting_rule"])
+    for what, gflop_per_s in rows[0].extra_info["peaks_f32"].items():
+        write(f"FMA peak of this core in 32-bit arithmetic, measured in this run, {what}: {gflop_per_s:.1f} GFLOP/s")
