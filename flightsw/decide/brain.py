@@ -81,7 +81,6 @@ class Brain:
         self._mission = mission
         self._forecaster = forecaster
         self._monitors = Monitors(fitted_names(mission.compute.nodes))
-        self._curve = planner.RateCurve(mission)
         self._steps = dispatch.hull_steps(mission.compute.modes)
         self._off = NodeCommand(0, mission.compute.modes[0].cap_w, 0)
         self.parameters: dict[str, float] = {row.name: mission.parameters[row.name] for row in PARAMETERS}
@@ -367,7 +366,12 @@ class Brain:
 
     def _make_plan(self, estimate: Estimate, turn: _Turn) -> None:
         was_fallback = self._plan is not None and self._plan.is_fallback
-        self._plan = planner.plan(self._forecaster, estimate, self._curve, self.parameters)
+        promised = self._promised()
+        activity = 1.0
+        if promised:
+            activity = sum(job.spec.activity_frac for job in promised) / len(promised)
+        curve = planner.RateCurve(self._mission, activity)
+        self._plan = planner.plan(self._forecaster, estimate, curve, self.parameters)
         if self._plan.is_fallback and not was_fallback:
             turn.events.append(Event("plan_fallback", (self._plan.binding_limit,)))
 
@@ -399,7 +403,10 @@ class Brain:
         budget_w = plan.budget_at(now_s)
         elapsed_s = now_s - self._dispatched_s
         if elapsed_s < _ACCOUNT_S:
-            used_w = sum(modes[node.power_mode].draw_w * self._activity[i] for i, node in enumerate(self._nodes))
+            used_w = sum(
+                watts if watts is not None else modes[node.power_mode].draw_w * activity
+                for watts, node, activity in zip(estimate.node_w, self._nodes, self._activity, strict=True)
+            )
             bound_j = 0.5 * _ACCOUNT_S * modes[-1].draw_w
             self._credit_j = min(max(self._credit_j + (budget_w - used_w) * elapsed_s, -bound_j), bound_j)
         self._dispatched_s = now_s

@@ -25,16 +25,22 @@ Watts = npt.NDArray[np.float64]
 
 
 class RateCurve:
-    """Most work per second that all nodes together do at a total power: the concave hull of the modes."""
+    """Most work per second that all nodes together do at a total power: the concave hull of the modes.
 
-    def __init__(self, mission: Mission) -> None:
-        nodes = mission.compute.nodes
-        steps: Sequence[Step] = hull_steps(mission.compute.modes)
-        watts = [nodes * mission.compute.modes[0].draw_w]
+    `activity` is what the jobs at hand draw relative to the modes' nominal.
+    """
+
+    def __init__(self, mission: Mission, activity: float = 1.0) -> None:
+        nodes, modes = mission.compute.nodes, mission.compute.modes
+        steps: Sequence[Step] = hull_steps(modes)
+        watts = [nodes * modes[0].draw_w]
         rates = [0.0]
+        drawn_w = modes[0].draw_w
         for step in steps:
+            extra_w = modes[step.power_mode].draw_w * activity - drawn_w
+            drawn_w += extra_w
             for _ in range(nodes):  # nodes climb one by one
-                watts.append(watts[-1] + step.extra_w)
+                watts.append(watts[-1] + extra_w)
                 rates.append(rates[-1] + step.extra_rate)
         self._watts = np.array(watts)
         self._rates = np.array(rates)

@@ -39,6 +39,10 @@ _BLOCK_S = 21600.0  # environment is sampled this far at once
 _EVENTS_S = 86400.0  # eclipses and passes are searched this far at once
 _LANES = 144
 
+PLAN_CAUTION = 0.4
+"""How far plans lean to the worst case. The governor goes all the way and keeps the limits; a plan that did
+would leave unused what hardly ever happens, one that did not at all would be cut by the governor every day."""
+
 
 class Sky(NamedTuple):
     """Where the satellite stands in its orbit; times to events are 0 inside them, inf when none is known."""
@@ -95,10 +99,8 @@ class Forecaster:
                                trace=True)
         self._backup = Rollout(topology, n_lanes=1, n_steps=self._horizon_steps, n_slots=2, dt_s=STEP_S,
                                precision=64)
-        for rollout in (self._levels, self._backup):
-            model.fill_constants(rollout, mission, pessimistic=True)
-        # What the corner's pack holds: charge is known as a fraction, so floor and charge shrink with the pack.
-        self._corner_capacity_j = float(self._levels.params["battery_capacity_j"][0, 0])
+        model.fill_constants(self._levels, mission, PLAN_CAUTION)
+        model.fill_constants(self._backup, mission, 1.0)
         self._off_w = mission.compute.modes[0].draw_w
 
     # --- orbit -------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ class Forecaster:
         """
         rollout, steps = self._levels, self._horizon_steps
         lanes = len(sun_w)
-        self._prepare(rollout, estimate, steps, parameters)
+        self._prepare(rollout, PLAN_CAUTION, estimate, steps, parameters)
         _, lit = self.lit_slots(estimate.now_s)
         edges = [0, *(np.flatnonzero(np.diff(lit)) + 1).tolist(), lit.size]
         nodes = self._mission.compute.nodes
@@ -188,7 +190,7 @@ class Forecaster:
             rollout.slot_steps[slot] = (end - begin) * _SLOT_STEPS
             rollout.compute_w[slot, :, :lanes] = (sun_w if lit[begin] else eclipse_w) / nodes
         rollout.run(lanes, len(edges) - 1)
-        capacity_j = self._corner_capacity_j
+        capacity_j = float(rollout.params["battery_capacity_j"][0, 0])
         battery_min = rollout.min_battery_j[:lanes]
         floor_j = float(rollout.params["battery_floor_j"][0, 0])
         earlier_j, later_j = self._charge_at_nightfall(lanes, lit, edges)
@@ -228,7 +230,7 @@ class Forecaster:
         rollout = self._backup
         hold = max(1, int(-(-hold_s // STEP_S)))
         steps = min(max(self._steps_to_light(estimate.now_s), _BACKUP_STEPS) + hold, self._horizon_steps)
-        self._prepare(rollout, estimate, steps, parameters)
+        self._prepare(rollout, 1.0, estimate, steps, parameters)
         rollout.slot_steps[0] = hold
         rollout.slot_steps[1] = steps - hold
         for i, watts in enumerate(draws_w):
@@ -256,8 +258,9 @@ class Forecaster:
         light = dark + int(lit[dark:].argmax())
         return light if not lit[dark] and lit[light] else self._horizon_steps
 
-    def _prepare(self, rollout: Rollout, estimate: Estimate, steps: int, parameters: Mapping[str, float]) -> None:
-        """Write environment, start state at its worst bound, and limits."""
+    def _prepare(self, rollout: Rollout, caution: float, estimate: Estimate, steps: int,
+                 parameters: Mapping[str, float]) -> None:
+        """Write environment, limits and the start: the best estimate, moved by `caution` to its worst bound."""
         first = self._cover(estimate.now_s)
         rollout.array_flux_w_m2[:steps] = self._flux[first:first + steps]
         rollout.heat_w[:steps] = self._heat_w[first:first + steps]
@@ -266,7 +269,7 @@ class Forecaster:
         start_k, limits = rows["temperature_k"], rows["limit_k"]
         margin_k = self._mission.margins.temperature_k
         for i, bounded in enumerate(estimate.temperature_k):
-            start_k[i, 0] = bounded.high + margin_k
+            start_k[i, 0] = bounded.best + caution * (bounded.high + margin_k - bounded.best)
         die_max_k = parameters["die_max_c"] + KELVIN
         limits[: at.plate, 0] = die_max_k
         limits[at.plate, 0] = parameters["plate_max_c"] + KELVIN
@@ -282,8 +285,11 @@ class Forecaster:
         rows["heater_on_k"][0, 0] = self._mission.battery.heater_on_c + KELVIN + shift_k
         rows["heater_off_k"][0, 0] = self._mission.battery.heater_off_c + KELVIN + shift_k
         rows["heater_start_on"][0, 0] = 1.0
-        capacity_j = self._corner_capacity_j
-        rows["battery_j"][0, 0] = min(estimate.battery_j.low / self._capacity_j, 1.0) * capacity_j
+        # Charge is known as a fraction, so floor and charge shrink with the pack.
+        capacity_j = float(rows["battery_capacity_j"][0, 0])
+        charge = estimate.battery_j
+        start_j = charge.best - caution * (charge.best - charge.low)
+        rows["battery_j"][0, 0] = min(start_j / self._capacity_j, 1.0) * capacity_j
         floor_frac = max(parameters["battery_floor_frac"], parameters["battery_cutoff_frac"])
         rows["battery_floor_j"][0, 0] = floor_frac * capacity_j
         rows["battery_cutoff_j"][0, 0] = 0.0

@@ -39,16 +39,16 @@ def topology(mission: Mission) -> Topology:
     return Topology(at.total, links, tuple(dies), at.array, at.battery, at.bus, at.battery)
 
 
-def fill_constants(rollout: Rollout, mission: Mission, *, pessimistic: bool) -> None:
+def fill_constants(rollout: Rollout, mission: Mission, caution: float) -> None:
     """Write the satellite's parameters into a rollout's shared rows.
 
-    `pessimistic` moves each to the end of its margin at which the satellite is hotter and has less energy.
+    `caution` moves each that far (0: not, 1: all the way) to the end of its margin at which the satellite is
+    hotter and has less energy.
     """
     at = node_index(mission)
     array, battery, thermal, bus, margins = (
         mission.array, mission.battery, mission.thermal, mission.bus, mission.margins
     )
-    worse = 1.0 if pessimistic else 0.0
     set_row = rollout.params
     capacity = [thermal.die_heat_capacity_j_k] * mission.compute.nodes + [
         thermal.plate_heat_capacity_j_k, thermal.radiator_heat_capacity_j_k, thermal.bus_heat_capacity_j_k,
@@ -66,9 +66,9 @@ def fill_constants(rollout: Rollout, mission: Mission, *, pessimistic: bool) -> 
     for i, value in enumerate(links):
         set_row["link_w_k"][i, :] = value
     for i, value in enumerate(radiating):
-        set_row["radiating_m2"][i, :] = value * (1.0 - worse * margins.radiating_frac)
+        set_row["radiating_m2"][i, :] = value * (1.0 - caution * margins.radiating_frac)
     for name, value in {
-        "battery_capacity_j": battery.capacity_wh * J_PER_WH * (1.0 - worse * margins.battery_capacity_frac),
+        "battery_capacity_j": battery.capacity_wh * J_PER_WH * (1.0 - caution * margins.battery_capacity_frac),
         "ocv_empty_v": battery.empty_v,
         "ocv_full_v": battery.full_v,
         "resistance_ohm": battery.resistance_ohm,
@@ -77,16 +77,16 @@ def fill_constants(rollout: Rollout, mission: Mission, *, pessimistic: bool) -> 
         "charge_eff_frac": battery.charge_efficiency_frac,
         "array_area_m2": array.area_m2,
         "array_eff_frac": array.efficiency_frac * array.mppt_frac * array.health_frac
-        * (1.0 - worse * margins.array_frac),
+        * (1.0 - caution * margins.array_frac),
         "array_ref_k": array.reference_c + KELVIN,
         "array_coeff_per_k": array.temp_coeff_per_k,
         "array_absorpt_frac": array.absorptivity,
-        "bus_w": bus.idle_w * (1.0 + worse * margins.bus_frac),
+        "bus_w": bus.idle_w * (1.0 + caution * margins.bus_frac),
         "tx_heat_frac": bus.transmitter_heat_frac,
         "heater_w": battery.heater_w,
         "heater_on_k": battery.heater_on_c + KELVIN,
         "heater_off_k": battery.heater_off_c + KELVIN,
-        "heat_scale_frac": 1.0 + worse * margins.environment_frac,
+        "heat_scale_frac": 1.0 + caution * margins.environment_frac,
     }.items():
         set_row[name][0, :] = value
-    set_row["activity_frac"][:, :] = 1.0 + worse * margins.draw_frac
+    set_row["activity_frac"][:, :] = 1.0 + caution * margins.draw_frac
