@@ -159,7 +159,7 @@ class RefusalReason(IntEnum):
     QUEUE_FULL = 6
     STATE_UNKNOWN = 7
     NO_NODE = 8
-    DUPLICATE = 9
+    OUTBID = 9
 
 
 class Promise(NamedTuple):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flightsw.decide import admission, dispatch, governor, planner
+from flightsw.decide.price import Demand
 from flightsw.dictionary import commands
 from flightsw.dictionary.parameters import PARAMETERS
 from flightsw.dictionary.sensors import fitted_names
@@ -34,6 +35,7 @@ from flightsw.state import (
     Plan,
     Promise,
     Received,
+    Refusal,
     RefusalReason,
     SetMode,
     SetParameter,
@@ -93,6 +95,7 @@ class Brain:
             if not job.state.is_final:
                 self._open[job.spec.job_id] = job
         self._reserved_j: dict[int, float] = {}
+        self._demand = Demand()
         self._plan: Plan | None = None
         self._nodes: tuple[NodeCommand, ...] = (self._off,) * mission.compute.nodes
         self._activity: list[float] = [1.0] * mission.compute.nodes
@@ -239,6 +242,7 @@ class Brain:
         if spec.job_id in self._known:
             return
         self._known.add(spec.job_id)
+        self._demand.note(spec, spec.arrival_s)
         if len(self._open) >= self.parameters["jobs_open_max"]:
             self.tally.refused += 1
             reason = RefusalReason.QUEUE_FULL.name
@@ -320,12 +324,15 @@ class Brain:
         promised = self._promised()
         nodes = self._mission.compute.nodes - len(estimate.dark_nodes)
         waiting.sort(key=lambda job: (-job.spec.value / job.spec.work_units, job.spec.job_id))
+        price = self._demand.price(now_s, sum(plan.rate_units_s) / len(plan.rate_units_s))
         for job in waiting:
             spec = job.spec
             is_due = now_s >= self._answer_due_s(spec)
             if not is_due and len(promised) >= nodes:
                 continue
             answer = admission.admit(spec, promised, plan, estimate, self.mode, self._mission)
+            if isinstance(answer, Promise) and len(promised) >= nodes and spec.value < price * spec.work_units:
+                answer = Refusal(spec.job_id, (RefusalReason.OUTBID,), "value", now_s, None)
             if isinstance(answer, Promise):
                 self._open[spec.job_id] = job._replace(state=JobState.PROMISED)
                 promised.append(self._open[spec.job_id])
