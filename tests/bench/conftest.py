@@ -1,4 +1,4 @@
-"""After the tables of the plugin: what a reader asks first, rollouts per second and the share of the core's peak."""
+"""After the tables of the plugin: what a reader asks first, cost of a tick and rollouts per second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,23 @@ from typing import Any
 
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
     session = getattr(config, "_benchmarksession", None)
-    rows = [bench for bench in session.benchmarks if "rollouts_per_s" in bench.extra_info] if session else []
+    benchmarks = session.benchmarks if session else []
+    summarise_ticks(terminalreporter, [bench for bench in benchmarks if "us_per_tick" in bench.extra_info])
+    summarise_rollouts(terminalreporter, [bench for bench in benchmarks if "rollouts_per_s" in bench.extra_info])
+
+
+def summarise_ticks(terminalreporter: Any, rows: list[Any]) -> None:
+    for bench in rows:
+        info = bench.extra_info
+        terminalreporter.section("cost of a tick")
+        parts = ", ".join(f"{part.replace('_', ' ')} {us:.1f}" for part, us in info["us_per_tick_by_part"].items())
+        terminalreporter.write_line(
+            f"{info['us_per_tick']:.1f} us a tick of 1 s, set-up included: {info['times_real_time']:,} times real "
+            f"time; of it, in us: {parts}"
+        )
+
+
+def summarise_rollouts(terminalreporter: Any, rows: list[Any]) -> None:
     if not rows:
         return
     write = terminalreporter.write_line
