@@ -331,7 +331,7 @@ class Brain:
             if not is_due and len(promised) >= nodes:
                 continue
             answer = admission.admit(spec, promised, plan, estimate, self.mode, self._mission)
-            if isinstance(answer, Promise) and len(promised) >= nodes and spec.value < price * spec.work_units:
+            if isinstance(answer, Promise) and len(promised) >= nodes and spec.value / spec.work_units < price:
                 answer = Refusal(spec.job_id, (RefusalReason.OUTBID,), "value", now_s, None)
             if isinstance(answer, Promise):
                 self._open[spec.job_id] = job._replace(state=JobState.PROMISED)

@@ -295,6 +295,71 @@ def test_no_owner_can_make_a_job_wait_past_its_last_moment(due_in_s: float) -> N
     assert flight.now_s - begin_s <= min(due_in_s, 1000.0 - 400.0 / MODES[-1].rate) + 1.0
 
 
+DEAR = [(1000.0, 50.0, 5000.0)] * 30
+"""Jobs of five a unit that nobody could do in time: refused at once, but they tell what capacity is worth."""
+
+
+def beside(busy: int, cheap: float, dear: list[tuple[float, float, float]] = DEAR) -> tuple[JobState, Decision]:
+    """Offer a job of 100 units and value `cheap`, due now, while `busy` nodes have long jobs; return what became."""
+    flight = Flight()
+    flight.tick(jobs=[spec(i, 1000.0, 50_000.0, now_s=flight.now_s, value=9000.0) for i in range(1, busy + 1)])
+    assert [flight.states[i] for i in range(1, busy + 1)] == [JobState.RUNNING] * busy
+    late = [spec(100 + i, work, in_s, now_s=flight.now_s, value=value) for i, (work, in_s, value) in enumerate(dear)]
+    flight.tick(jobs=late)
+    assert all(flight.states[job.job_id] is JobState.REFUSED for job in late)
+    decision = flight.tick(jobs=[spec(9, 100.0, 20_000.0, now_s=flight.now_s, value=cheap)])
+    return flight.states[9], decision
+
+
+def test_a_job_below_the_price_is_refused_while_all_nodes_are_busy() -> None:
+    state, decision = beside(4, 100.0)
+    assert state is JobState.REFUSED
+    (answer,) = [t for t in decision.transitions if t.state is JobState.REFUSED]
+    assert answer.detail == "OUTBID"
+    (event,) = [e for e in decision.events if e.name == "job_refused"]
+    assert event.args == (9, "OUTBID", "value", -1.0)
+
+
+@pytest.mark.parametrize(
+    ("busy", "cheap", "dear"),
+    [
+        (3, 100.0, DEAR),  # a node is idle: better a cheap job than none
+        (4, 500.0, DEAR),  # it pays the price
+        (4, 100.0, []),  # what is offered finds room
+    ],
+)
+def test_a_job_is_promised_when_capacity_is_to_spare_or_paid_for(
+    busy: int, cheap: float, dear: list[tuple[float, float, float]]
+) -> None:
+    state, _ = beside(busy, cheap, dear)
+    assert state in (JobState.PROMISED, JobState.RUNNING)
+
+
+def test_a_job_below_the_price_waits_for_an_idle_node_until_its_answer_is_due() -> None:
+    flight = Flight()
+    works = {1: 500.0, 2: 2500.0, 3: 2500.0, 4: 2500.0}
+    flight.tick(jobs=[spec(i, work, 50_000.0, now_s=flight.now_s, value=9e4) for i, work in works.items()])
+    flight.tick(jobs=[spec(100 + i, w, s, now_s=flight.now_s, value=v) for i, (w, s, v) in enumerate(DEAR)])
+    flight.tick(jobs=[spec(9, 100.0, 20_000.0, now_s=flight.now_s, due_s=flight.now_s + 9000.0, value=1.0)])
+    while not flight.states[1].is_final:
+        assert flight.states[9] is JobState.QUEUED
+        flight.tick()
+    flight.tick()
+    assert flight.states[9] is JobState.RUNNING
+
+
+def test_a_job_at_the_very_price_is_not_outbid() -> None:
+    """1.5 / 1092 * 1092 is more than 1.5: the price is compared where it was made."""
+    flight = Flight()
+    flight.tick(jobs=[spec(i, 1000.0, 50_000.0, now_s=flight.now_s, value=9000.0) for i in range(1, 5)])
+    same = [spec(100 + i, 1092.0, 50.0, now_s=flight.now_s, value=1.5) for i in range(30)]
+    flight.tick(jobs=same)
+    flight.tick(jobs=[spec(9, 1092.0, 50_000.0, now_s=flight.now_s, value=1.5)])
+    assert flight.states[9] in (JobState.PROMISED, JobState.RUNNING)
+    flight.tick(jobs=[spec(10, 1092.0, 50_000.0, now_s=flight.now_s, value=1.49)])
+    assert flight.states[10] is JobState.REFUSED
+
+
 def test_a_flood_is_refused_before_the_ledger_overflows() -> None:
     assert PARAMETER["jobs_open_max"].high == OPEN_MAX
     flight = Flight()
