@@ -103,11 +103,20 @@ class Corner(NamedTuple):
     environment: float = 1.0
 
 
-def hot_corner(m: Mission) -> Corner:
-    """Every margin of the mission used up: hotter and with less energy."""
+def hot_corner(m: Mission, caution: float = 1.0) -> Corner:
+    """Every margin of the mission used up (`caution` 1), or that share of it: hotter and with less energy."""
     g = m.margins
-    return Corner(1.0 - g.array_frac, 1.0 - g.battery_capacity_frac, 1.0 - g.radiating_frac, 1.0 + g.bus_frac,
-                  1.0 + g.draw_frac, 1.0 + g.environment_frac)
+    return Corner(1.0 - caution * g.array_frac, 1.0 - caution * g.battery_capacity_frac,
+                  1.0 - caution * g.radiating_frac, 1.0 + caution * g.bus_frac, 1.0 + caution * g.draw_frac,
+                  1.0 + caution * g.environment_frac)
+
+
+def hot_start(m: Mission, state: Estimate, caution: float = 1.0) -> tuple[Array, float]:
+    """Temperatures (K) and charge (fraction) that far from the best estimate to the worst that is credible."""
+    worst_k = np.array([b.high + m.margins.temperature_k for b in state.temperature_k])
+    best_k = np.array([b.best for b in state.temperature_k])
+    energy_j = caution * state.battery_j.low + (1.0 - caution) * state.battery_j.best
+    return caution * worst_k + (1.0 - caution) * best_k, energy_j / (m.battery.capacity_wh * 3600.0)
 
 
 def cold_corner(m: Mission) -> Corner:

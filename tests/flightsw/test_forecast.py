@@ -15,6 +15,7 @@ from reference_satellite import (
     forecaster,
     fresh_forecaster,
     hot_corner,
+    hot_start,
     limits_k,
     mission,
     orbit,
@@ -22,7 +23,7 @@ from reference_satellite import (
     weather,
 )  # fmt: skip
 
-from flightsw.physics.forecast import SLOT_S, STEP_S
+from flightsw.physics.forecast import PLAN_CAUTION, SLOT_S, STEP_S
 
 DAY_S = 86400.0
 TIMES_S = (0.0, 7.0, 1234.0, 1695.0, 1705.0, 3000.0, 3999.0, 21595.0, 43100.0)
@@ -100,7 +101,8 @@ def test_compare_levels_equals_plain_numpy(steps_in: int, charge: float, watts: 
     outcome = forecaster(name).compare_levels(state, np.array([4.0 * watts]), np.array([2.0 * watts]), m.parameters)
     _, lit = forecaster(name).lit_slots(now_s)
     by_step = np.repeat(np.where(lit, watts, 0.5 * watts), round(SLOT_S / STEP_S))
-    flown = fly_corner(name, state, np.broadcast_to(by_step[:, None, None], (by_step.size, 4, 1)), now_s)
+    draws = np.broadcast_to(by_step[:, None, None], (by_step.size, 4, 1))
+    flown = fly_corner(name, state, draws, now_s, PLAN_CAUTION)
     assert outcome.battery_min_frac[0] == pytest.approx(flown.lowest_frac[0], abs=2e-4)
     margin_k = (limits_k(m.parameters) - flown.highest_k[:, 0]).min()
     assert outcome.hottest_margin_k[0] == pytest.approx(margin_k, abs=0.02)
@@ -110,7 +112,7 @@ def test_compare_levels_equals_plain_numpy(steps_in: int, charge: float, watts: 
         # Charge is compared where the Sun sets: at the last sunset with the first, or with the start.
         per_slot = round(SLOT_S / STEP_S)
         sunsets = [flown.charge_frac[(i + 1) * per_slot - 1, 0] for i in np.flatnonzero(lit[:-1] & ~lit[1:])]
-        first = sunsets[0] if len(sunsets) > 1 else flown_start(state)
+        first = sunsets[0] if len(sunsets) > 1 else hot_start(m, state, PLAN_CAUTION)[1]
         keep = min(first, floor + 0.75 * (1.0 - floor))
         assert sunsets
         if abs(sunsets[-1] - keep) > 1e-3:
@@ -131,7 +133,7 @@ def test_first_crossing_equals_plain_numpy(
     steps = 650  # more than an orbit: no dark spell ends later
     draws = np.full((steps, 4, 1), m.compute.modes[0].draw_w)
     draws[: int(np.ceil(hold_s / STEP_S))] = watts
-    flown = fly_corner("iss_like", state, draws, now_s)
+    flown = fly_corner("iss_like", state, draws, now_s, 1.0)
     room_k = limits_k(m.parameters)[:, None] - flown.temperature_k[:, :, 0].T
     room_frac = flown.charge_frac[:, 0] - m.parameters["battery_floor_frac"]
     if limit and at_s == 0.0:
@@ -151,17 +153,16 @@ def test_first_crossing_equals_plain_numpy(
         assert room_frac[:until].min() > -1e-4
 
 
-def fly_corner(name, state, draws_w, now_s):  # type: ignore[no-untyped-def]
-    """Fly one satellite from the state's worst bound at the hot corner, its heater as the forecast assumes it."""
+def fly_corner(name, state, draws_w, now_s, caution):  # type: ignore[no-untyped-def]
+    """Fly one satellite that far to the worst bound and the hot corner, its heater as the forecast assumes it."""
     m = mission(name)
-    margin_k = m.margins.temperature_k
-    start_k = np.array([[b.high + margin_k] for b in state.temperature_k])
+    start_k, charge = hot_start(m, state, caution)
     pack = state.temperature_k[BATTERY]
-    shift_k = pack.high - pack.low + 2.0 * margin_k + 3.0
+    shift_k = pack.high - pack.low + 2.0 * m.margins.temperature_k + 3.0
     warm_heater = warmer_heater(m, shift_k)
     outside = weather(name, now_s, draws_w.shape[0], STEP_S)
-    return fly(warm_heater, outside, STEP_S, np.zeros(1, np.int64), start_k, np.array([flown_start(state)]), draws_w,
-               hot_corner(m), heater_on=1.0)  # fmt: skip
+    return fly(warm_heater, outside, STEP_S, np.zeros(1, np.int64), start_k[:, None], np.array([charge]), draws_w,
+               hot_corner(m, caution), heater_on=1.0)  # fmt: skip
 
 
 def warmer_heater(m, shift_k):  # type: ignore[no-untyped-def]
@@ -170,10 +171,6 @@ def warmer_heater(m, shift_k):  # type: ignore[no-untyped-def]
     battery = dataclasses.replace(m.battery, heater_on_c=m.battery.heater_on_c + shift_k,
                                   heater_off_c=m.battery.heater_off_c + shift_k)  # fmt: skip
     return dataclasses.replace(m, battery=battery)
-
-
-def flown_start(state):  # type: ignore[no-untyped-def]
-    return state.battery_j.low / (mission().battery.capacity_wh * 3600.0)
 
 
 def test_zenith_wings_are_looked_after_until_they_get_light_again() -> None:
@@ -185,7 +182,7 @@ def test_zenith_wings_are_looked_after_until_they_get_light_again() -> None:
     off = [m.compute.modes[0].draw_w] * 4
     states = (estimate(now_s, frac, half_frac=0.0) for frac in np.arange(0.70, 0.80, 0.0005).tolist())
     state = next(s for s in states if not view.first_crossing(s, off, 30.0, m.parameters)[0])
-    lowest = flown_start(state)
+    _, lowest = hot_start(m, state)
     steps = 300
     draws = np.full((steps, 4, 1), off[0])
     start_k = np.array([[c + ZERO_C] for c in WARM_C])
@@ -201,7 +198,7 @@ def test_a_smaller_pack_is_covered_at_the_same_fraction() -> None:
     state = estimate(1650.0, 0.78, half_frac=0.0)
     sun_w = np.array([4.0 * 9.0])
     outcome = forecaster().compare_levels(state, sun_w, sun_w, m.parameters)
-    flown = fly_corner("iss_like", state, np.full((1110, 4, 1), 9.0), 1650.0)
+    flown = fly_corner("iss_like", state, np.full((1110, 4, 1), 9.0), 1650.0, PLAN_CAUTION)
     assert outcome.battery_min_frac[0] == pytest.approx(flown.lowest_frac[0], abs=2e-4)
     assert outcome.battery_min_frac[0] < 0.73  # deep enough for 3 % of the depth to matter
 

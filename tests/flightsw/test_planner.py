@@ -8,17 +8,27 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_satellite import WARM_C, estimate, fly, forecaster, hot_corner, limits_k, mission, start_s, weather
+from reference_satellite import (
+    WARM_C,
+    estimate,
+    fly,
+    forecaster,
+    hot_corner,
+    hot_start,
+    limits_k,
+    mission,
+    start_s,
+    weather,
+)  # fmt: skip
 
 from flightsw.decide import planner
 from flightsw.decide.dispatch import hull_steps
 from flightsw.orbit import Orbit, parse_tle
-from flightsw.physics.forecast import SLOT_S, STEP_S, Forecaster
+from flightsw.physics.forecast import PLAN_CAUTION, SLOT_S, STEP_S, Forecaster
 from flightsw.state import Plan
 
 M = mission()
 CURVE = planner.RateCurve(M)
-FULL_J = M.battery.capacity_wh * 3600.0
 TOP_W = min(CURVE.most_w, CURVE.rail_w(M.parameters))
 # The search's grid: twelve levels, then sixths of a level.
 GRID_W = (TOP_W - CURVE.least_w) / 11.0 / 6.0
@@ -81,7 +91,7 @@ def works_with(now_s: float, charge: float, **thermal: float) -> float:
 
 @pytest.mark.parametrize(
     ("parameter", "less", "more"),
-    [("battery_floor_frac", 0.85, 0.6), ("plate_max_c", 35.0, 55.0), ("radiator_max_c", 14.0, 50.0),
+    [("battery_floor_frac", 0.85, 0.6), ("plate_max_c", 32.0, 55.0), ("radiator_max_c", 14.0, 50.0),
      ("die_max_c", 38.0, 80.0), ("payload_max_w", 20.0, 100.0)],
 )  # fmt: skip
 def test_each_limit_binds(parameter: str, less: float, more: float) -> None:
@@ -104,7 +114,7 @@ def test_power_that_no_step_can_draw_is_not_planned(rail_w: float, carried_w: fl
 
 
 def test_no_plan_crosses_a_limit_when_an_independent_model_follows_it() -> None:
-    """Forty random plans, followed at the hot corner by plain NumPy from the worst bound, all at once."""
+    """Forty random plans, followed by plain NumPy as near the hot corner and the worst bound as they were made."""
     rng = np.random.default_rng(2)
     lanes, dt_s, steps = 40, 5.0, 2220
     now_s = dt_s * rng.integers(0, 2000, lanes)
@@ -115,8 +125,7 @@ def test_no_plan_crosses_a_limit_when_an_independent_model_follows_it() -> None:
                    rng.uniform(5, 30), rng.uniform(12, 35), rng.uniform(-40, 70))  # fmt: skip
         state = estimate(float(now_s[lane]), rng.uniform(0.75, 1.0), tuple(map(float, celsius)))
         plans.append(planner.plan(forecaster(), state, CURVE, M.parameters))
-        start_k[:, lane] = [b.high + M.margins.temperature_k for b in state.temperature_k]
-        charge[lane] = state.battery_j.low / FULL_J
+        start_k[:, lane], charge[lane] = hot_start(M, state, PLAN_CAUTION)
     kept = [i for i, p in enumerate(plans) if not p.is_fallback]
     assert len(kept) > 0.8 * lanes
     draws = np.zeros((steps, 4, lanes))
@@ -124,7 +133,8 @@ def test_no_plan_crosses_a_limit_when_an_independent_model_follows_it() -> None:
         at_s = now_s[lane] + dt_s * (np.arange(steps) + 0.5)
         draws[:, :, lane] = np.array([p.budget_at(t) for t in at_s.tolist()])[:, None] / 4.0
     outside = weather("iss_like", 0.0, 2000 + steps, dt_s)
-    flown = fly(M, outside, dt_s, (now_s / dt_s).astype(np.int64), start_k, charge, draws, hot_corner(M), heater_on=1.0)
+    flown = fly(M, outside, dt_s, (now_s / dt_s).astype(np.int64), start_k, charge, draws,
+                hot_corner(M, PLAN_CAUTION), heater_on=1.0)  # fmt: skip
     horizon = round(len(plans[0].budget_w) * SLOT_S / dt_s) - 2
     room_k = limits_k(M.parameters)[:, None] - flown.temperature_k[:horizon]
     room_frac = flown.charge_frac[:horizon] - M.parameters["battery_floor_frac"]
@@ -181,6 +191,18 @@ def test_the_rate_curve_is_the_hull_of_the_modes() -> None:
     assert (np.diff(rates) >= 0.0).all()
     assert (np.diff(rates[watts > CURVE.least_w], 2) <= 1e-9).all()  # concave
     assert rates[0] == 0.0
+
+
+@pytest.mark.parametrize("activity", [0.1, 0.7, 1.0, 1.5])
+def test_the_rate_curve_counts_what_the_jobs_at_hand_draw(activity: float) -> None:
+    curve, modes, nodes = planner.RateCurve(M, activity), M.compute.modes, M.compute.nodes
+    assert curve.least_w == pytest.approx(nodes * modes[0].draw_w)  # off is off, whatever the job
+    assert curve.most_w == pytest.approx(nodes * modes[-1].draw_w * activity)
+    for step in hull_steps(modes):
+        at_step = float(curve.rate_units_s(np.array(nodes * modes[step.power_mode].draw_w * activity)))
+        assert at_step == pytest.approx(nodes * modes[step.power_mode].rate)
+    rates = curve.rate_units_s(np.linspace(curve.least_w, curve.most_w, 200))
+    assert (np.diff(rates, 2) <= 1e-9).all()  # concave
 
 
 def test_same_inputs_same_plan() -> None:
