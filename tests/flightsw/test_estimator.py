@@ -56,7 +56,7 @@ def flight(seed: int, ticks: int):  # type: ignore[no-untyped-def]
     loads = np.repeat(rng.choice([0.4, 4.5, 14.0, 22.0, 30.0], (ticks // 20 + 1, 4)), 20, axis=0)[:ticks]
     corner = hot_corner(m)
     rollout = Rollout(model.topology(m), n_lanes=1, n_steps=ticks, n_slots=ticks, dt_s=1.0, precision=64, trace=True)
-    model.fill_constants(rollout, m, pessimistic=bool(seed % 2))
+    model.fill_constants(rollout, m, float(seed % 2))
     capacity_j = float(rollout.params["battery_capacity_j"][0, 0])
     rollout.params["temperature_k"][:, 0] = ZERO_C + rng.uniform(10.0, 40.0, 9)
     rollout.params["battery_j"][0, 0] = rng.uniform(0.6, 0.95) * capacity_j
