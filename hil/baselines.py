@@ -13,6 +13,7 @@ seeds 901 and 902, which no comparison uses. In the sweeps below "best" has the 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -85,12 +86,12 @@ class View:
         return max(0.0, self.charge_frac - self.floor_frac) * self.capacity_j
 
 
-class Levels:
+class Levels(ABC):
     """How much the nodes may draw: the part in which the policies differ."""
 
+    @abstractmethod
     def modes(self, view: View, placed: Sequence[JobView | None]) -> list[int]:
         """Power mode that each node may have now."""
-        raise NotImplementedError
 
 
 @dataclass

@@ -179,13 +179,13 @@ class World:
     @classmethod
     def of(cls, scenario: Scenario, around: TruthEnvironment) -> World:
         """Draw the satellite of the scenario's seed."""
-        truth = disperse(scenario.truth, scenario.dispersion, generator(scenario.seed, run._DISPERSION))
+        truth = disperse(scenario.truth, scenario.dispersion, generator(scenario.seed, run.Draws.DISPERSION))
         return cls(scenario, around, truth, scenario.jobs or StreamConfig(overload=0.0))
 
     def stream(self) -> JobStream:
         """Return the jobs of the run, from the first."""
         return JobStream(self.stream_config, self.scenario.examples, self.scenario.duration_s,
-                         generator(self.scenario.seed, run._JOBS))
+                         generator(self.scenario.seed, run.Draws.JOBS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ def fly(world: World, make: MakePolicy, commands: Mapping[float, Sequence[Receiv
     rises_s = tuple(contact.from_s for contact in stretches(in_contact(scenario, world.around)))
     faults = [fault for step in scenario.faults if (fault := step.resolve(rises_s)) is not None]
     satellite = TruthSatellite(world.truth, world.around, guardian, runner, start=scenario.start,
-                               sensors=generator(scenario.seed, run._SENSORS), faults=faults,
+                               sensors=generator(scenario.seed, run.Draws.SENSORS), faults=faults,
                                node_lost_s=scenario.node_lost_s)
     script = _Script(wake_up() if commands is None else commands)
     fingerprints = _Fingerprints()

@@ -13,6 +13,7 @@ import platform
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -44,18 +45,25 @@ from hil.scenario import Scenario
 TICK_S = 1.0
 RECORDING = "boot-0001.fswrec"
 
-_SENSORS, _JOBS, _DISPERSION, _CLOUDS, _LINE = range(5)
-"""What a run draws random numbers for; each has a stream of its own under the scenario's seed."""
-
 _COMMIT_S = 10.0  # the ground's archive writes in groups of this age: nobody watches a virtual pass
 _PROGRESS_TICKS = 256
 
 Column = npt.NDArray[np.float32]
 
 
-def generator(seed: int, purpose: int) -> np.random.Generator:
+class Draws(IntEnum):
+    """What a run draws random numbers for; each has a stream of its own under the scenario's seed."""
+
+    SENSORS = 0
+    JOBS = 1
+    DISPERSION = 2
+    CLOUDS = 3
+    LINE = 4
+
+
+def generator(seed: int, purpose: Draws) -> np.random.Generator:
     """Random numbers for one purpose of a run."""
-    return np.random.Generator(np.random.PCG64((seed, purpose)))
+    return np.random.Generator(np.random.PCG64((seed, int(purpose))))
 
 
 # --- what is noted during a run ----------------------------------------------------------------------
@@ -217,7 +225,7 @@ def surroundings(scenario: Scenario) -> TruthEnvironment:
     """Compute the true orbit and all that it does to the satellite, for the whole run."""
     tle = scenario.tle
     start = start_from_tle(tle.line1, tle.line2, scenario.start_unix_s + scenario.ahead_s)
-    clouds = int(generator(scenario.seed, _CLOUDS).integers(2**31))
+    clouds = int(generator(scenario.seed, Draws.CLOUDS).integers(2**31))
     return build_environment(start, scenario.duration_s + TICK_S, Attitude(scenario.truth.attitude), clouds)
 
 
@@ -272,17 +280,17 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     seen = in_contact(scenario, around)
     contacts = stretches(seen)
     rises_s = tuple(contact.from_s for contact in contacts)
-    truth = disperse(scenario.truth, scenario.dispersion, generator(seed, _DISPERSION))
+    truth = disperse(scenario.truth, scenario.dispersion, generator(seed, Draws.DISPERSION))
     stream_config = scenario.jobs or StreamConfig(overload=0.0)
-    stream = JobStream(stream_config, scenario.examples, scenario.duration_s, generator(seed, _JOBS))
+    stream = JobStream(stream_config, scenario.examples, scenario.duration_s, generator(seed, Draws.JOBS))
     runner = VirtualRunner(truth.compute.nodes, truth.compute.restore_s, stream_config, seed)
     guardian = InProcessGuardian(compose.guardian_config(mission))
     faults = [fault for step in scenario.faults if (fault := step.resolve(rises_s)) is not None]
     satellite = TruthSatellite(truth, around, guardian, runner, start=scenario.start,
-                               sensors=generator(seed, _SENSORS), faults=faults,
+                               sensors=generator(seed, Draws.SENSORS), faults=faults,
                                node_lost_s=scenario.node_lost_s)
     link = scenario.link
-    line = VirtualLine(link.baud, link.latency_s, link.bit_error_rate, int(generator(seed, _LINE).integers(2**31)))
+    line = VirtualLine(link.baud, link.latency_s, link.bit_error_rate, int(generator(seed, Draws.LINE).integers(2**31)))
     onboard = folder / "flight"
     onboard.mkdir()
     parts = compose.Parts(satellite, guardian, runner, stream, line.a,
