@@ -145,10 +145,11 @@ class Reporting:
             pool[at] = counters[i]
         plan = decision.plan
         now_s = decision.now_s
+        charge_known = "battery_soc_frac" not in estimate.blind
         for name, value in (
             ("mode", int(decision.mode)),
-            ("battery_low_frac", estimate.battery_j.low / self._capacity_j),
-            ("battery_high_frac", estimate.battery_j.high / self._capacity_j),
+            ("battery_low_frac", estimate.battery_j.low / self._capacity_j if charge_known else MISSING),
+            ("battery_high_frac", estimate.battery_j.high / self._capacity_j if charge_known else MISSING),
             ("budget_w", plan.budget_at(now_s)),
             ("tm_dropped", self._reporter.dropped_packets),
             ("plan_made_s", plan.made_s),

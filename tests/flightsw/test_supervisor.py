@@ -372,6 +372,14 @@ def test_missing_sensor_is_missing_on_the_ground_and_named(flight: Flight) -> No
     assert flight.heard.named("sensor_lost") == [Event("sensor_lost", ("radiator_c", "MISSING"))]
 
 
+def test_charge_that_was_never_known_is_missing_on_the_ground(flight: Flight) -> None:
+    for name in ("battery_soc_frac", "battery_v", "battery_a"):
+        flight.board.values[name] = None
+    flight.fly(12)
+    assert math.isnan(flight.heard.points["battery_low_frac"])
+    assert math.isnan(flight.heard.points["battery_high_frac"])
+
+
 def test_garbage_on_the_line_is_counted_and_harms_nothing(flight: Flight) -> None:
     flight.port.incoming = bytes(range(256)) * 20
     flight.fly(1)
