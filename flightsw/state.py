@@ -77,7 +77,8 @@ class Estimate(NamedTuple):
 
     `temperature_k` follows the flight thermal network: dies, plate, radiator, bus, battery, array.
     `blind` names the sensors whose absence forbids all compute; it is empty when the state is known.
-    `dark_nodes` are the compute nodes whose own temperature is not known: those alone stay off.
+    `dark_nodes` are the compute nodes whose own temperature is not known: those alone stay off. `pack_frac`
+    is the battery's learnt capacity relative to the mission's; `battery_j` counts in the mission's joules.
     """
 
     now_s: float
@@ -89,6 +90,7 @@ class Estimate(NamedTuple):
     sun_frac: float | None
     blind: tuple[str, ...]
     dark_nodes: tuple[int, ...]
+    pack_frac: float = 1.0
 
 
 class Pause(IntEnum):

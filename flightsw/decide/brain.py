@@ -102,7 +102,6 @@ class Brain:
         self._checked_s = -1e9
         self._dispatched_s = -1e9
         self._credit_j = 0.0
-        self._last_s: float | None = None
         self._heard_s: float | None = None
         self._blind = False
         self._guardian_answers = True
@@ -157,7 +156,6 @@ class Brain:
             self.tally.sheds += 1
             turn.events.append(Event("shed", (shed,)))
         self._shed = shed
-        self._last_s = now_s
         return Decision(now_s, self.mode, self._nodes, self._plan, tuple(turn.transitions),
                         tuple(turn.verifications), tuple(turn.effects), tuple(turn.events), shed)
 

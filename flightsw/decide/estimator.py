@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from flightsw.decide.pack import PackCapacity
 from flightsw.dictionary.sensors import INDEX, SENSORS
 from flightsw.mission import Mission
 from flightsw.physics.units import J_PER_WH, KELVIN
@@ -90,6 +91,7 @@ class Estimator:
         self._pack_frac = mission.margins.battery_capacity_frac
         load_w = payload_w + mission.bus.idle_w + mission.bus.transmitter_w + battery.heater_w
         load_w += battery.resistance_ohm * (load_w / battery.empty_v) ** 2
+        self._pack = PackCapacity(self._capacity_j)
         self._unseen = self._in_pack(_Flow(0.0, -load_w, battery.charge_limit_w))
         self._gauge = INDEX["battery_soc_frac"]
         self._v = INDEX["battery_v"]
@@ -125,7 +127,7 @@ class Estimator:
             now_s,
             battery_j if battery_j is not None else Bounded(0.0, 0.0, self._capacity_j),
             tuple(temperature_k), array_w, bus_w, tuple([values[i] for i in self._node_w]), sun_frac,
-            tuple(blind), tuple(dark),
+            tuple(blind), tuple(dark), self._pack.frac,
         )
 
     def _update_battery(self, readings: Readings) -> Bounded | None:
@@ -144,6 +146,8 @@ class Estimator:
                             before.low + min(flow_before.low, flow.low) * dt_s,
                             before.high + max(flow_before.high, flow.high) * dt_s)
         gauge = readings.values[self._gauge]
+        seen = before is not None and flow is not self._unseen and flow_before is not self._unseen
+        self._pack.update(0.5 * (flow_before.best + flow.best) * dt_s if seen else None, gauge)
         if gauge is not None:
             self._gauge_seen_s = readings.sampled_s[self._gauge]
             age_s = max(0.0, now_s - self._gauge_seen_s)

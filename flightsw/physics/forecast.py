@@ -285,8 +285,10 @@ class Forecaster:
         rows["heater_on_k"][0, 0] = self._mission.battery.heater_on_c + KELVIN + shift_k
         rows["heater_off_k"][0, 0] = self._mission.battery.heater_off_c + KELVIN + shift_k
         rows["heater_start_on"][0, 0] = 1.0
-        # Charge is known as a fraction, so floor and charge shrink with the pack.
-        capacity_j = float(rows["battery_capacity_j"][0, 0])
+        # Charge is known as a fraction, so floor and charge shrink with the pack: learnt, and by its margin.
+        worse = 1.0 - caution * self._mission.margins.battery_capacity_frac
+        capacity_j = self._capacity_j * estimate.pack_frac * worse
+        rows["battery_capacity_j"][0, 0] = capacity_j
         charge = estimate.battery_j
         start_j = charge.best - caution * (charge.best - charge.low)
         rows["battery_j"][0, 0] = min(start_j / self._capacity_j, 1.0) * capacity_j
