@@ -35,7 +35,7 @@ from flightsw.supervisor import Inbox, Supervisor
 from hil import run
 from hil.jobs import JobStream, StreamConfig, VirtualRunner
 from hil.plant.environment import TruthEnvironment
-from hil.plant.satellite import Truth, TruthSatellite, disperse
+from hil.plant.satellite import Truth
 from hil.run import TICK_S, Crossing, Logbook, Trace, generator, in_contact, judge_limits, stretches
 from hil.scenario import Scenario
 
@@ -179,8 +179,7 @@ class World:
     @classmethod
     def of(cls, scenario: Scenario, around: TruthEnvironment) -> World:
         """Draw the satellite of the scenario's seed."""
-        truth = disperse(scenario.truth, scenario.dispersion, generator(scenario.seed, run.Draws.DISPERSION))
-        return cls(scenario, around, truth, scenario.jobs or StreamConfig(overload=0.0))
+        return cls(scenario, around, run.draw_truth(scenario), scenario.jobs or StreamConfig(overload=0.0))
 
     def stream(self) -> JobStream:
         """Return the jobs of the run, from the first."""
@@ -220,10 +219,7 @@ def fly(world: World, make: MakePolicy, commands: Mapping[float, Sequence[Receiv
     runner = VirtualRunner(nodes, world.truth.compute.restore_s, world.stream_config, scenario.seed)
     guardian = InProcessGuardian(compose.guardian_config(mission))
     rises_s = tuple(contact.from_s for contact in stretches(in_contact(scenario, world.around)))
-    faults = [fault for step in scenario.faults if (fault := step.resolve(rises_s)) is not None]
-    satellite = TruthSatellite(world.truth, world.around, guardian, runner, start=scenario.start,
-                               sensors=generator(scenario.seed, run.Draws.SENSORS), faults=faults,
-                               node_lost_s=scenario.node_lost_s)
+    satellite = run.true_satellite(scenario, world.truth, world.around, rises_s, guardian, runner)
     script = _Script(wake_up() if commands is None else commands)
     fingerprints = _Fingerprints()
     # The supervisor names the real parts; these stand in for them by what it calls.

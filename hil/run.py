@@ -39,7 +39,7 @@ from hil.channel import VirtualLine
 from hil.jobs import FIRST_STREAM_ID, JobStream, StreamConfig, VirtualRunner
 from hil.plant.environment import TruthEnvironment, build_environment
 from hil.plant.propagator import start_from_tle
-from hil.plant.satellite import TruthSatellite, disperse
+from hil.plant.satellite import Caps, Load, Truth, TruthSatellite, disperse
 from hil.scenario import Scenario
 
 TICK_S = 1.0
@@ -269,6 +269,20 @@ class _Operator:
         return sum(1 for request_id in self.requests if self._station.command(request_id).state in states)
 
 
+def draw_truth(scenario: Scenario) -> Truth:
+    """Draw the satellite of the scenario's seed from its drawings."""
+    return disperse(scenario.truth, scenario.dispersion, generator(scenario.seed, Draws.DISPERSION))
+
+
+def true_satellite(scenario: Scenario, truth: Truth, around: TruthEnvironment, rises_s: tuple[float, ...],
+                   caps: Caps, load: Load) -> TruthSatellite:
+    """Build the scenario's satellite with its start, sensors, faults and losses; `rises_s` are its passes."""
+    faults = [fault for step in scenario.faults if (fault := step.resolve(rises_s)) is not None]
+    return TruthSatellite(truth, around, caps, load, start=scenario.start,
+                          sensors=generator(scenario.seed, Draws.SENSORS), faults=faults,
+                          node_lost_s=scenario.node_lost_s)
+
+
 def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = lambda _ticks: None) -> Flight:
     """Fly `scenario` and leave everything but the report in `folder`, which must be empty.
 
@@ -280,15 +294,12 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     seen = in_contact(scenario, around)
     contacts = stretches(seen)
     rises_s = tuple(contact.from_s for contact in contacts)
-    truth = disperse(scenario.truth, scenario.dispersion, generator(seed, Draws.DISPERSION))
+    truth = draw_truth(scenario)
     stream_config = scenario.jobs or StreamConfig(overload=0.0)
     stream = JobStream(stream_config, scenario.examples, scenario.duration_s, generator(seed, Draws.JOBS))
     runner = VirtualRunner(truth.compute.nodes, truth.compute.restore_s, stream_config, seed)
     guardian = InProcessGuardian(compose.guardian_config(mission))
-    faults = [fault for step in scenario.faults if (fault := step.resolve(rises_s)) is not None]
-    satellite = TruthSatellite(truth, around, guardian, runner, start=scenario.start,
-                               sensors=generator(seed, Draws.SENSORS), faults=faults,
-                               node_lost_s=scenario.node_lost_s)
+    satellite = true_satellite(scenario, truth, around, rises_s, guardian, runner)
     link = scenario.link
     line = VirtualLine(link.baud, link.latency_s, link.bit_error_rate, int(generator(seed, Draws.LINE).integers(2**31)))
     onboard = folder / "flight"

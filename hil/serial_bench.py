@@ -45,7 +45,7 @@ from ground.station import CommandReport, CommandState, EventReport, Housekeepin
 from ground.watch import report_line
 from hil import run
 from hil.channel import PtyLine
-from hil.plant.satellite import TruthSatellite, disperse
+from hil.plant.satellite import TruthSatellite
 from hil.rig_link import PlantLink
 from hil.scenario import Scenario, find, load
 
@@ -283,7 +283,7 @@ class SerialBench:
         around = run.surroundings(scenario)
         seen = run.in_contact(scenario, around)
         rises_s = tuple(contact.from_s for contact in run.stretches(seen))
-        truth = disperse(scenario.truth, scenario.dispersion, run.generator(scenario.seed, run.Draws.DISPERSION))
+        truth = run.draw_truth(scenario)
         with ExitStack() as stack:
             run_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hil-serial-")))
             line = stack.enter_context(PtyLine(link.baud, link.latency_s, link.bit_error_rate, scenario.seed,
@@ -292,9 +292,7 @@ class SerialBench:
             caps = CapFiles(run_folder, self._floor_w)
             top_rate = truth.compute.modes[-1].rate
             load = RealLoad([mode.rate / top_rate for mode in truth.compute.modes], truth.compute.nodes)
-            faults = [fault for step in scenario.faults if (fault := step.resolve(rises_s)) is not None]
-            satellite = TruthSatellite(truth, around, caps, load, start=scenario.start,
-                                       sensors=run.generator(scenario.seed, run.Draws.SENSORS), faults=faults)
+            satellite = run.true_satellite(scenario, truth, around, rises_s, caps, load)
             plant_port = stack.enter_context(SerialPort(rig_line.port_b, RIG_BAUD))
             plant = PlantLink(plant_port)
             archive = stack.enter_context(Archive(folder / "ground.sqlite"))
