@@ -32,9 +32,15 @@ def demands_of(jobs: Sequence[JobView]) -> list[Demand]:
     return [Demand(job.spec.job_id, job.spec.deadline_s, cost_units(job.spec, job.done_units)) for job in jobs]
 
 
-def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, estimate: Estimate, mode: Mode,
+def supply(plan: Plan, estimate: Estimate, mission: Mission) -> CapacityCurve:
+    """What one usable node can do by when, less what is held back; the same for all jobs of a tick."""
+    nodes = max(1, mission.compute.nodes - len(estimate.dark_nodes))
+    return CapacityCurve(plan, estimate.now_s, nodes, mission.compute.modes[-1].rate, HELD_BACK_FRAC)
+
+
+def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, curve: CapacityCurve, estimate: Estimate, mode: Mode,
           mission: Mission) -> Promise | Refusal:
-    """Answer one job. All reasons for a refusal are evaluated, not only the first."""
+    """Answer one job; `curve` is `supply` of the plan. All reasons for a refusal are evaluated, not only the first."""
     now_s = estimate.now_s
     compute = mission.compute
     nodes = compute.nodes - len(estimate.dark_nodes)
@@ -53,7 +59,6 @@ def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, estimate: Esti
         reasons.append(RefusalReason.DEADLINE_TOO_SOON)
     if nodes <= 0:
         return Refusal(spec.job_id, tuple(reasons), binding, binding_at_s, None)
-    curve = CapacityCurve(plan, now_s, nodes, rate_max, HELD_BACK_FRAC)
     others, units = demands_of(promised), cost_units(spec, 0.0)
     misfit = first_misfit([*others, Demand(spec.job_id, spec.deadline_s, units)], curve, nodes, overhead)
     if misfit is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flightsw.decide import admission, dispatch, governor, planner
+from flightsw.decide.capacity import CapacityCurve
 from flightsw.decide.price import Demand
 from flightsw.dictionary import commands
 from flightsw.dictionary.parameters import PARAMETERS
@@ -322,13 +323,15 @@ class Brain:
         promised = self._promised()
         nodes = self._mission.compute.nodes - len(estimate.dark_nodes)
         waiting.sort(key=lambda job: (-job.spec.value / job.spec.work_units, job.spec.job_id))
+        curve: CapacityCurve | None = None  # drawn for the first job that is considered, the same for all
         price = self._demand.price(now_s, sum(plan.rate_units_s) / len(plan.rate_units_s))
         for job in waiting:
             spec = job.spec
             is_due = now_s >= self._answer_due_s(spec)
             if not is_due and len(promised) >= nodes:
                 continue
-            answer = admission.admit(spec, promised, plan, estimate, self.mode, self._mission)
+            curve = curve or admission.supply(plan, estimate, self._mission)
+            answer = admission.admit(spec, promised, plan, curve, estimate, self.mode, self._mission)
             if isinstance(answer, Promise) and len(promised) >= nodes and spec.value / spec.work_units < price:
                 answer = Refusal(spec.job_id, (RefusalReason.OUTBID,), "value", now_s, None)
             if isinstance(answer, Promise):

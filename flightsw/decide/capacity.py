@@ -29,8 +29,6 @@ class CapacityCurve:
     """
 
     def __init__(self, plan: Plan, now_s: float, nodes: int, rate_max: float, held_back_frac: float) -> None:
-        self._start_s = now_s
-        self._rate_max = rate_max
         self._times: list[float] = [now_s]
         self._units: list[float] = [0.0]
         at_s, units = now_s, 0.0

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_satellite import estimate, mission
 
-from flightsw.decide.admission import HELD_BACK_FRAC, admit, demands_of, draw_w
-from flightsw.state import JobSpec, JobState, JobView, Mode, Plan, Promise, Refusal, RefusalReason
+from flightsw.decide.admission import HELD_BACK_FRAC, admit, demands_of, draw_w, supply
+from flightsw.state import Estimate, JobSpec, JobState, JobView, Mode, Plan, Promise, Refusal, RefusalReason
 
 M = mission()
 NODES = M.compute.nodes
@@ -31,7 +31,11 @@ def promised(rows: list[tuple[float, float]]) -> list[JobView]:
 
 
 def answer(job: JobSpec, others: list[JobView], rate: float = 2.0, dark: tuple[int, ...] = ()) -> Promise | Refusal:
-    return admit(job, others, plan(rate), estimate(0.0, dark=dark), Mode.COMPUTE, M)
+    return ask(job, others, plan(rate), estimate(0.0, dark=dark), Mode.COMPUTE)
+
+
+def ask(job: JobSpec, others: list[JobView], p: Plan, e: Estimate, mode: Mode) -> Promise | Refusal:
+    return admit(job, others, p, supply(p, e, M), e, mode, M)
 
 
 jobs = st.builds(
@@ -135,7 +139,7 @@ def test_a_thirsty_job_takes_more_of_the_plan() -> None:
     ],
 )  # fmt: skip
 def test_all_reasons_are_evaluated(job, rate, binding, mode, state, reasons):  # type: ignore[no-untyped-def]
-    refusal = admit(job, [], plan(rate, binding=binding), estimate(0.0, **state), mode, M)
+    refusal = ask(job, [], plan(rate, binding=binding), estimate(0.0, **state), mode)
     assert isinstance(refusal, Refusal)
     assert set(refusal.reasons) == reasons
     assert len(refusal.reasons) == len(reasons)
