@@ -49,10 +49,6 @@ _DTYPE_OF: Final = {
 
 # --- truth plant (c_kernels/include/plant.h) ---------------------------------------------------------------
 
-PLANT_NODES: Final[int] = lib.FSW_PLANT_NODES
-PLANT_LINKS: Final[int] = lib.FSW_PLANT_LINKS
-PLANT_COMPUTE: Final[int] = lib.FSW_PLANT_COMPUTE
-PLANT_HEATERS: Final[int] = lib.FSW_PLANT_HEATERS
 
 _PLANT_ERRORS: Final = {
     lib.FSW_PLANT_E_NULL: "a required pointer is NULL",
@@ -224,7 +220,6 @@ class Plant:
 
 # --- flight model, many lanes at once (c_kernels/include/rollout.h) ----------------------------------------
 
-ROLLOUT_NODES: Final[int] = lib.FSW_ROLLOUT_NODES
 ROLLOUT_LINKS: Final[int] = lib.FSW_ROLLOUT_LINKS
 ROLLOUT_COMPUTE: Final[int] = lib.FSW_ROLLOUT_COMPUTE
 AUTO_PATH: Final = -1

@@ -67,7 +67,6 @@ comes on at -20 degC, to the radiator's limit."""
 _SIM_STEP_S = 10
 _LIMIT_SLACK_K = 0.3
 _BATTERY_SLACK_WH = 0.1
-_HOTTEST_BUS_K = 45.0 + KELVIN
 _TANGENTS_W = (-110.0, -80.0, -55.0, -35.0, -15.0, 0.0, 15.0, 35.0, 60.0)
 _PLATE, _ROOT, _TIP, _BUS, _PACK = range(5)
 

@@ -1,7 +1,7 @@
 """Jobs as operating-system processes: start, pause, resume, end, watch, and hash what they leave.
 
-Owns the processes and their folders. Called by the supervisor's act stage, once a tick; `ProcessRunner` is
-the real thing behind the `JobRunner` protocol. Never decides which job runs, never throttles (the guardian
+Owns the processes and their folders. Called through `onboard.OnboardJobs` by the supervisor's act stage, once a
+tick. Never decides which job runs, never throttles (the guardian
 stops and continues the process groups that `start` returns), never reads a clock.
 
 What a job finds, with its folder as working directory:
@@ -25,7 +25,7 @@ import signal
 import stat
 from collections.abc import Generator
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from flightsw.errors import JobError
 from flightsw.jobs import launch
@@ -76,28 +76,6 @@ class ProcessReport(NamedTuple):
     detail: str
 
 
-class JobRunner(Protocol):
-    """What the supervisor needs of whatever runs jobs."""
-
-    def start(self, job_id: int, manifest: Manifest, bundle: Path) -> int:
-        """Start a job of the bundle folder; return the process group that throttling applies to."""
-
-    def pause(self, job_id: int) -> None:
-        """Stop all its processes where they are; nothing happens when it has ended."""
-
-    def resume(self, job_id: int) -> None:
-        """Let a paused job go on; nothing happens when it has ended."""
-
-    def terminate(self, job_id: int, now_s: float, grace_s: float) -> None:
-        """Ask it to end, and kill it at the first poll after `grace_s`."""
-
-    def poll(self, now_s: float) -> tuple[ProcessReport, ...]:
-        """Report every job that was started and not released; never blocks."""
-
-    def release(self, job_id: int) -> None:
-        """Forget a job whose final report has been recorded; its folder stays."""
-
-
 def limits_enforced() -> tuple[str, ...]:
     """What holds every job that a `ProcessRunner` runs, one line each."""
     return (
@@ -138,7 +116,9 @@ class ProcessRunner:
         self._jobs: dict[int, _Job] = {}
 
     def start(self, job_id: int, manifest: Manifest, bundle: Path) -> int:
-        """Start a job; see `JobRunner`. A folder left by an earlier start is taken up again, `work/` and all.
+        """Start a job of the bundle folder; return the process group that throttling applies to.
+
+        A folder left by an earlier start is taken up again, `work/` and all.
 
         JobError when it runs already, an input is missing or the system refuses.
         """
@@ -158,21 +138,24 @@ class ProcessRunner:
         return self._run_folder / f"{job_id:010d}"
 
     def pause(self, job_id: int) -> None:
-        """See `JobRunner`. Whoever throttles the process group must leave it alone until `resume`."""
+        """Stop all its processes where they are; nothing happens when it has ended.
+
+        Whoever throttles the process group must leave it alone until `resume`.
+        """
         job = self._job(job_id)
         if job.state is ProcessState.RUNNING:
             job.signal(signal.SIGSTOP)
             job.state = ProcessState.PAUSED
 
     def resume(self, job_id: int) -> None:
-        """See `JobRunner`."""
+        """Let a paused job go on; nothing happens when it has ended."""
         job = self._job(job_id)
         if job.state is ProcessState.PAUSED:
             job.signal(signal.SIGCONT)
             job.state = ProcessState.RUNNING
 
     def terminate(self, job_id: int, now_s: float, grace_s: float) -> None:
-        """See `JobRunner`; nothing happens when it is ending or has ended."""
+        """Ask it to end, and kill it at the first poll after `grace_s`; nothing happens when it is ending."""
         job = self._job(job_id)
         if job.state in (ProcessState.RUNNING, ProcessState.PAUSED):
             job.state = ProcessState.ENDING
@@ -181,11 +164,14 @@ class ProcessRunner:
             job.signal(signal.SIGCONT)  # a stopped process takes no SIGTERM
 
     def poll(self, now_s: float) -> tuple[ProcessReport, ...]:
-        """See `JobRunner`. Some 10 us a job; where outputs are hashed, the time for 4 MiB."""
+        """Report every job that was started and not released; never blocks.
+
+        Some 10 us a job; where outputs are hashed, the time for 4 MiB.
+        """
         return tuple([job.poll(now_s) for job in self._jobs.values()])
 
     def release(self, job_id: int) -> None:
-        """See `JobRunner`. JobError while it runs."""
+        """Forget a job whose final report has been recorded; its folder stays. JobError while it runs."""
         job = self._job(job_id)
         if not job.state.is_final:
             raise JobError(f"job {job_id}: cannot be released while {job.state.value}")
