@@ -307,6 +307,20 @@ class Verification(NamedTuple):
     text: str
 
 
+class Usage(NamedTuple):
+    """What a job has used so far, as measured: the one form that meter, ledger, telemetry and bill share.
+
+    `energy_j` is the job's share of the measured node power, `core_s` processor time, `peak_octets` the most
+    memory it ever held, `written_octets` what it left in its work folder. `customer` is who pays.
+    """
+
+    customer: str
+    energy_j: float
+    core_s: float
+    peak_octets: int
+    written_octets: int
+
+
 class JobTransition(NamedTuple):
     """A job enters `state`; `spec` comes with the first one. Durable before it is acknowledged."""
 

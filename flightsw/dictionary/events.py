@@ -61,6 +61,8 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(36, "job_withdrawn", _H, "Promise of job {0} withdrawn: {1}", ("u32", "text")),
     EventRow(37, "job_cancelled", _I, "Job {0} cancelled", ("u32",)),
     EventRow(38, "job_expired", _L, "Job {0} expired at its deadline", ("u32",)),
+    EventRow(39, "job_settled", _I, "Job {0} of {1} used {2:.0f} J, {3:.1f} core-seconds, {4:.0f} octets of memory at "
+             "most, wrote {5:.0f} octets; value {6:.2f}", ("u32", "text", "f64", "f64", "f64", "f64", "f64")),
     EventRow(40, "tick_overrun", _M, "Tick was {0:.3f} s late, {1} ticks left out", ("f32", "u32")),
     EventRow(41, "tick_failed", _H, "Tick failed and everything was shed: {0}", ("text",)),
     EventRow(42, "recording_ended", _L, "Inputs are not recorded any more: {0}", ("text",)),
