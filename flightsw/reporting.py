@@ -54,6 +54,11 @@ class Counters(NamedTuple):
     promises_broken: int
     value_finished: float
     energy_reserved_wh: float
+    energy_due_wh: float
+    energy_room_wh: float
+    heat_room_wh: float
+    energy_used_wh: float
+    energy_overdraft_wh: float
 
 
 _COUNTER_POINTS = tuple(

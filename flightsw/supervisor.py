@@ -191,8 +191,8 @@ class Supervisor:
         obt_s = now_s + self._obt_offset_s
         sky = self._forecaster.sky(now_s)
         self._note_sky(sky, now_s, obt_s)
-        self._reporting.report(obt_s, readings, estimate, decision, sky, self._caps_in_force, self._count,
-                               self._brain.parameters)
+        self._reporting.report(obt_s, readings, estimate, decision, sky, self._caps_in_force,
+                               lambda: self._count(now_s), self._brain.parameters)
         self._transmit(now_s, sky)
 
     def _transmit(self, now_s: float, sky: Sky) -> None:
@@ -224,7 +224,7 @@ class Supervisor:
             return (MISSING,) * self._mission.compute.nodes
         return tuple([node.cap_w for node in status.nodes])
 
-    def _count(self) -> Counters:
+    def _count(self, now_s: float) -> Counters:
         """Numbers for the health and job structures."""
         tally = self._brain.tally
         status = self._guardian_status
@@ -234,13 +234,15 @@ class Supervisor:
         elif status.expired or status.result != 0:
             flags = 2
         states = [job.state for job in self._brain.open_jobs]
+        balance = self._brain.balance(now_s)
         return Counters(
             self._boot_count, self._ticks, self._overruns, tally.commands_accepted, tally.commands_rejected,
             self._receiver.frames_rejected, flags,
             tally.sheds + self._failures,
             states.count(JobState.QUEUED), len(states) - states.count(JobState.QUEUED),
             sum(1 for node in self._brain.nodes if node.power_mode >= 2), tally.finished, tally.refused,
-            tally.broken, tally.value_finished, self._brain.energy_reserved_j / J_PER_WH,
+            tally.broken, tally.value_finished,
+            *(energy_j / J_PER_WH for energy_j in (*balance, tally.energy_used_j, tally.overdraft_j)),
         )
 
     def _shed(self, now_s: float, error: Exception) -> None:

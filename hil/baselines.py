@@ -294,11 +294,6 @@ class Baseline:
         """What the compute nodes were last commanded."""
         return self._nodes
 
-    @property
-    def energy_reserved_j(self) -> float:
-        """No energy is reserved."""
-        return 0.0
-
     def decide(self, estimate: Estimate, inputs: Inputs) -> Decision:
         """Return this tick's decision."""
         now_s = inputs.now_s

@@ -55,10 +55,6 @@ class Policy(Protocol):
     def nodes(self) -> tuple[NodeCommand, ...]:
         """What the compute nodes were last commanded."""
 
-    @property
-    def energy_reserved_j(self) -> float:
-        """Energy reserved for open promises."""
-
     def decide(self, estimate: Estimate, inputs: Inputs) -> Decision:
         """Return this tick's decision."""
 

@@ -1,25 +1,21 @@
 """Admission: a promise, or a refusal with every reason, the binding limit and when it would fit. Pure.
 
 A job is admitted only when it and all jobs promised before fit the plan's capacity, laid out whole and in
-order of deadline (`capacity.py`). A promise is never traded for a better job later.
+order of deadline (`capacity.py`), and when energy and heat last through the coming eclipses beside what is
+reserved (`accounts.py`). A promise is never traded for a better job later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flightsw.decide.accounts import Room
 from flightsw.decide.capacity import CapacityCurve, Demand, earliest_deadline_s, first_misfit
 from flightsw.mission import Mission
 from flightsw.state import Estimate, JobSpec, JobView, Mode, Plan, Promise, Refusal, RefusalReason
 
 HELD_BACK_FRAC = 0.10
 """Share of the planned capacity that is never promised: it pays for switching and for plan errors."""
-
-
-def draw_w(mission: Mission, activity_frac: float) -> float:
-    """Power of one node in its reference mode (rate 1, or the nearest to it) at a job's activity."""
-    reference = min(mission.compute.modes[2:], key=lambda mode: abs(mode.rate - 1.0))
-    return reference.draw_w * activity_frac
 
 
 def cost_units(spec: JobSpec, done_units: float) -> float:
@@ -38,9 +34,12 @@ def supply(plan: Plan, estimate: Estimate, mission: Mission) -> CapacityCurve:
     return CapacityCurve(plan, estimate.now_s, nodes, mission.compute.modes[-1].rate, HELD_BACK_FRAC)
 
 
-def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, curve: CapacityCurve, estimate: Estimate, mode: Mode,
-          mission: Mission) -> Promise | Refusal:
-    """Answer one job; `curve` is `supply` of the plan. All reasons for a refusal are evaluated, not only the first."""
+def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, curve: CapacityCurve, room: Room,
+          estimate: Estimate, mode: Mode, mission: Mission) -> Promise | Refusal:
+    """Answer one job; `curve` is `supply` of the plan, `room` what the accounts of `promised` leave of it.
+
+    All reasons for a refusal are evaluated, not only the first.
+    """
     now_s = estimate.now_s
     compute = mission.compute
     nodes = compute.nodes - len(estimate.dark_nodes)
@@ -65,11 +64,17 @@ def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, curve: Capacit
         reasons.append(_scarcity(plan))
         if not closed:
             binding, binding_at_s = plan.binding_limit, plan.battery_min_at_s
+    shortage = room.shortage(spec)
+    if shortage is not None:
+        if not reasons:
+            binding, binding_at_s = _reserve(shortage.reasons[0], plan), shortage.at_s
+        reasons.extend(reason for reason in shortage.reasons if reason not in reasons)
     if not reasons:
-        energy_j = spec.work_units * draw_w(mission, spec.activity_frac)
+        energy_j = room.energy_j(spec)
         return Promise(spec.job_id, spec.deadline_s, energy_j, energy_j)
-    counter_s = None if closed else earliest_deadline_s(
-        units, max(spec.deadline_s, now_s + (spec.work_units + overhead) / rate_max), others, curve, nodes, overhead)
+    not_before_s = max(spec.deadline_s, now_s + (spec.work_units + overhead) / rate_max,
+                       shortage.fits_from_s if shortage is not None else 0.0)
+    counter_s = None if closed else earliest_deadline_s(units, not_before_s, others, curve, nodes, overhead)
     return Refusal(spec.job_id, tuple(reasons), binding, binding_at_s, counter_s)
 
 
@@ -80,3 +85,10 @@ def _scarcity(plan: Plan) -> RefusalReason:
     if plan.binding_limit.endswith("_max_c"):
         return RefusalReason.HEAT
     return RefusalReason.CAPACITY
+
+
+def _reserve(reason: RefusalReason, plan: Plan) -> str:
+    """Name the limit behind a reserve that does not last."""
+    if reason is RefusalReason.ENERGY:
+        return "battery_floor_frac"
+    return plan.binding_limit if plan.binding_limit.endswith("_max_c") else "radiator_max_c"

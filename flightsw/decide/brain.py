@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flightsw.decide import admission, dispatch, governor, planner
+from flightsw.decide.accounts import Accounts, Balance, Room
 from flightsw.decide.capacity import CapacityCurve
 from flightsw.decide.price import Demand
 from flightsw.dictionary import commands
@@ -19,6 +20,7 @@ from flightsw.dictionary.sensors import fitted_names
 from flightsw.fdir.monitors import Monitors
 from flightsw.mission import Mission
 from flightsw.physics.forecast import Forecaster
+from flightsw.physics.units import J_PER_WH
 from flightsw.state import (
     LEGAL_TRANSITIONS,
     CancelJob,
@@ -46,6 +48,7 @@ from flightsw.state import (
 
 _ACCEPTED, _NOT_ACCEPTED, _COMPLETED = 1, 2, 7
 _ANSWERED = (JobState.PROMISED, JobState.RUNNING, JobState.PAUSED)
+_NO_OFFER = "no deadline"
 _ACCOUNT_S = 600.0
 """Time over which draw and budget are made equal: jobs are whole and modes are steps, the budget is neither."""
 
@@ -59,6 +62,8 @@ class Tally:
         self.promised = 0
         self.broken = 0
         self.value_finished = 0.0
+        self.energy_used_j = 0.0
+        self.overdraft_j = 0.0
         self.commands_accepted = 0
         self.commands_rejected = 0
         self.sheds = 0
@@ -89,13 +94,15 @@ class Brain:
         self.parameters: dict[str, float] = {row.name: mission.parameters[row.name] for row in PARAMETERS}
         self.mode = Mode.BOOT
         self.tally = Tally()
+        self._accounts = Accounts(mission)
         self._open: dict[int, JobView] = {}
         self._known: set[int] = set()
         for job in jobs:
             self._known.add(job.spec.job_id)
             if not job.state.is_final:
                 self._open[job.spec.job_id] = job
-        self._reserved_j: dict[int, float] = {}
+            if job.state in _ANSWERED:
+                self._accounts.reopen(job)
         self._demand = Demand()
         self._plan: Plan | None = None
         self._nodes: tuple[NodeCommand, ...] = (self._off,) * mission.compute.nodes
@@ -121,10 +128,9 @@ class Brain:
         """What the compute nodes were last commanded."""
         return self._nodes
 
-    @property
-    def energy_reserved_j(self) -> float:
-        """Energy reserved for open promises."""
-        return sum(self._reserved_j.values())
+    def balance(self, now_s: float) -> Balance:
+        """What open promises reserve, and the room that they leave."""
+        return self._accounts.balance(now_s, self._promised())
 
     def decide(self, estimate: Estimate, inputs: Inputs) -> Decision:
         """Return this tick's decision."""
@@ -132,6 +138,7 @@ class Brain:
         turn = _Turn()
         if self._heard_s is None:
             self._heard_s = now_s
+        self._accounts.book(now_s, self._nodes, estimate.node_w)
         shed = self._look(inputs, estimate, turn)
         for received in inputs.received:
             self._obey(received, now_s, inputs.storage_works, turn)
@@ -246,12 +253,12 @@ class Brain:
             self.tally.refused += 1
             reason = RefusalReason.QUEUE_FULL.name
             turn.transitions.append(JobTransition(spec.job_id, JobState.REFUSED, reason, 0.0, spec))
-            turn.events.append(Event("job_refused", (spec.job_id, reason, "jobs_open_max", -1.0)))
+            turn.events.append(Event("job_refused", (spec.job_id, reason, "jobs_open_max", spec.arrival_s, _NO_OFFER)))
             return
         self._open[spec.job_id] = JobView(spec, JobState.QUEUED, 0.0, -1)
         turn.transitions.append(JobTransition(spec.job_id, JobState.QUEUED, "", 0.0, spec))
-        turn.events.append(Event("job_queued", (spec.job_id, spec.work_units, spec.value,
-                                                spec.deadline_s)))
+        turn.events.append(Event("job_queued", (spec.job_id, spec.work_units, spec.value, spec.deadline_s,
+                                                self._answer_due_s(spec))))
         turn.reconsider = True
 
     def _follow(self, inputs: Inputs, turn: _Turn) -> None:
@@ -286,8 +293,14 @@ class Brain:
     def _end(self, job_id: int, state: JobState, detail: str, turn: _Turn) -> None:
         """A job leaves for good."""
         job = self._open.pop(job_id)
-        self._reserved_j.pop(job_id, None)
         turn.transitions.append(JobTransition(job_id, state, detail, job.done_units, None))
+        settled = self._accounts.settle(job_id)
+        if settled is not None:
+            self.tally.energy_used_j += settled.used_j
+            self.tally.overdraft_j += max(0.0, settled.used_j - settled.reserved_j)
+            turn.events.append(Event("promise_settled", (
+                job_id, settled.declared_j / J_PER_WH, settled.reserved_j / J_PER_WH, settled.used_j / J_PER_WH,
+                (settled.used_j - settled.reserved_j) / J_PER_WH, settled.drew_frac)))
         turn.reconsider = True
 
     def _answer_due_s(self, spec: JobSpec) -> float:
@@ -324,6 +337,7 @@ class Brain:
         nodes = self._mission.compute.nodes - len(estimate.dark_nodes)
         waiting.sort(key=lambda job: (-job.spec.value / job.spec.work_units, job.spec.job_id))
         curve: CapacityCurve | None = None  # drawn for the first job that is considered, the same for all
+        room: Room | None = None  # likewise; what is promised takes from it
         price = self._demand.price(now_s, sum(plan.rate_units_s) / len(plan.rate_units_s))
         for job in waiting:
             spec = job.spec
@@ -331,23 +345,26 @@ class Brain:
             if not is_due and len(promised) >= nodes:
                 continue
             curve = curve or admission.supply(plan, estimate, self._mission)
-            answer = admission.admit(spec, promised, plan, curve, estimate, self.mode, self._mission)
+            room = room or self._accounts.room(now_s, promised)
+            answer = admission.admit(spec, promised, plan, curve, room, estimate, self.mode, self._mission)
             if isinstance(answer, Promise) and len(promised) >= nodes and spec.value / spec.work_units < price:
                 answer = Refusal(spec.job_id, (RefusalReason.OUTBID,), "value", now_s, None)
             if isinstance(answer, Promise):
                 self._open[spec.job_id] = job._replace(state=JobState.PROMISED)
                 promised.append(self._open[spec.job_id])
-                self._reserved_j[spec.job_id] = answer.energy_j
+                self._accounts.open(spec, answer.energy_j)
+                room.take(spec, spec.work_units)
                 self.tally.promised += 1
                 turn.transitions.append(JobTransition(spec.job_id, JobState.PROMISED, "", 0.0, None))
                 turn.events.append(Event("job_promised", (spec.job_id, answer.finish_by_s,
-                                                          answer.energy_j / 3600.0)))
+                                                          answer.energy_j / J_PER_WH, answer.heat_j / J_PER_WH)))
             elif is_due:
                 names = ", ".join(reason.name for reason in answer.reasons)
                 self.tally.refused += 1
                 self._end(spec.job_id, JobState.REFUSED, names, turn)
-                counter_s = answer.counter_deadline_s if answer.counter_deadline_s is not None else -1.0
-                turn.events.append(Event("job_refused", (spec.job_id, names, answer.binding_limit, counter_s)))
+                offer = _NO_OFFER if answer.counter_deadline_s is None else f"T+{answer.counter_deadline_s:.0f} s"
+                turn.events.append(Event("job_refused", (spec.job_id, names, answer.binding_limit,
+                                                         answer.binding_at_s, offer)))
 
     # --- mode, plan, nodes -------------------------------------------------------------------------
 
@@ -380,6 +397,8 @@ class Brain:
             activity = sum(job.spec.activity_frac for job in promised) / len(promised)
         curve = planner.RateCurve(self._mission, activity)
         self._plan = planner.plan(self._forecaster, estimate, curve, self.parameters)
+        self._accounts.follow(self._plan, activity, self._forecaster.sunrises_s(estimate.now_s),
+                              self.parameters["battery_floor_frac"])
         if self._plan.is_fallback and not was_fallback:
             turn.events.append(Event("plan_fallback", (self._plan.binding_limit,)))
 

@@ -85,7 +85,12 @@ HOUSEKEEPING: tuple[Housekeeping, ...] = (
         Point("jobs_refused", "u32", "jobs", "Refused since the last start."),
         Point("promises_broken", "u32", "jobs", "Promised and not finished by the deadline."),
         Point("value_finished", "f32", "", "Value of all finished jobs."),
-        Point("energy_reserved_wh", "f32", "Wh", "Energy reserved for open promises."),
+        Point("energy_reserved_wh", "f32", "Wh", "Energy, and as much heat, reserved for open promises."),
+        Point("energy_due_wh", "f32", "Wh", "Of it, to be used before the next sunrise."),
+        Point("energy_room_wh", "f32", "Wh", "Energy that new promises may still use before then."),
+        Point("heat_room_wh", "f32", "Wh", "Heat that new promises may still make before then."),
+        Point("energy_used_wh", "f32", "Wh", "Energy that settled jobs used, since the last start."),
+        Point("energy_overdraft_wh", "f32", "Wh", "Of it, used beyond what was reserved."),
     )),
     Housekeeping(6, "health", 30.0, (
         Point("boot_count", "u32", "", "Starts of the supervisor."),

@@ -130,6 +130,11 @@ class Forecaster:
         ends = (np.arange(1, count + 1, dtype=np.float64) * _SLOT_STEPS + first + self._block_from) * STEP_S
         return ends, np.asarray(2 * lit.sum(axis=1) > _SLOT_STEPS)
 
+    def sunrises_s(self, now_s: float) -> tuple[float, ...]:
+        """Ends of the horizon's dark spells on the `now_s` axis, to the slot."""
+        ends, lit = self.lit_slots(now_s)
+        return tuple(ends[:-1][~lit[:-1] & lit[1:]].tolist())
+
     def _look_ahead(self, now_s: float) -> None:
         """Search eclipses and passes for the next day, when less than half a day of them is left."""
         if self._events_from_s <= now_s < self._events_to_s - 0.5 * _EVENTS_S:

@@ -9,8 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_satellite import estimate, mission
 
-from flightsw.decide.admission import HELD_BACK_FRAC, admit, demands_of, draw_w, supply
-from flightsw.state import Estimate, JobSpec, JobState, JobView, Mode, Plan, Promise, Refusal, RefusalReason
+from flightsw.decide.accounts import Accounts
+from flightsw.decide.admission import HELD_BACK_FRAC, admit, demands_of, supply
+from flightsw.state import (
+    Estimate,
+    JobSpec,
+    JobState,
+    JobView,
+    Mode,
+    NodeCommand,
+    Plan,
+    Promise,
+    Refusal,
+    RefusalReason,
+)  # fmt: skip
 
 M = mission()
 NODES = M.compute.nodes
@@ -35,7 +47,9 @@ def answer(job: JobSpec, others: list[JobView], rate: float = 2.0, dark: tuple[i
 
 
 def ask(job: JobSpec, others: list[JobView], p: Plan, e: Estimate, mode: Mode) -> Promise | Refusal:
-    return admit(job, others, p, supply(p, e, M), e, mode, M)
+    accounts = Accounts(M)
+    accounts.follow(p, 1.0, (), M.parameters["battery_floor_frac"])
+    return admit(job, others, p, supply(p, e, M), accounts.room(0.0, others), e, mode, M)
 
 
 jobs = st.builds(
@@ -157,10 +171,37 @@ def test_dark_nodes_leave_less_room() -> None:
     assert isinstance(answer(job, others, 4.0, dark=(0, 1)), Refusal)
 
 
-def test_what_is_reserved_is_what_the_reference_mode_draws() -> None:
+def test_what_is_reserved_is_what_the_work_costs_under_the_plan() -> None:
     promise = answer(spec(work=600.0, activity=1.1), [])
     assert isinstance(promise, Promise)
-    assert promise.energy_j == pytest.approx(600.0 * 22.0 * 1.1)
+    plan_j_per_unit = (60.0 - NODES * M.compute.modes[0].draw_w) / 2.0
+    assert promise.energy_j == pytest.approx((600.0 + M.compute.restore_s) * plan_j_per_unit * 1.1)
     assert promise.heat_j == promise.energy_j
-    assert draw_w(M, 1.0) == 22.0
-    assert NODES == 4
+
+
+def test_a_reserve_that_does_not_last_is_named_beside_capacity_and_alone() -> None:
+    """Work that fits as units and not as joules: what is open draws far more than it declared."""
+    p, e = plan(2.0), estimate(0.0)
+    p = p._replace(battery_min_frac=M.parameters["battery_floor_frac"], hottest_margin_k=50.0)
+    others = promised([(2000.0, 10_000.0)] * 6)
+    accounts = Accounts(M)
+    accounts.follow(p, 1.0, (), M.parameters["battery_floor_frac"])
+    for job in others:
+        accounts.open(job.spec, 1.0)
+    job = spec(work=1000.0, deadline_s=10_000.0)
+
+    def ask_now(asked: JobSpec) -> Promise | Refusal:
+        return admit(asked, others, p, supply(p, e, M), accounts.room(0.0, others), e, Mode.COMPUTE, M)
+
+    assert isinstance(ask_now(job), Promise)
+    for now_s in range(0, 200):
+        for first in range(0, 6, 4):
+            held = tuple(NodeCommand(4, 25.0, o.spec.job_id) for o in others[first:first + 4])
+            accounts.book(2.0 * now_s + first / 4, held, (40.0,) * len(held))
+    refusal = ask_now(job)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reasons == (RefusalReason.ENERGY,)
+    assert (refusal.binding_limit, refusal.binding_at_s) == ("battery_floor_frac", p.slot_end_s[-1])
+    assert refusal.counter_deadline_s is not None
+    assert refusal.counter_deadline_s > job.deadline_s
+    assert isinstance(ask_now(dataclasses.replace(job, deadline_s=refusal.counter_deadline_s)), Promise)

@@ -250,12 +250,15 @@ def test_a_job_is_queued_promised_run_and_finished() -> None:
     flight = Flight()
     first = flight.tick(jobs=[spec(1, now_s=flight.now_s)])
     assert [t.state for t in first.transitions] == [JobState.QUEUED, JobState.PROMISED, JobState.RUNNING]
-    assert flight.brain.energy_reserved_j == pytest.approx(300.0 * 22.0)
+    (promise,) = [e for e in first.events if e.name == "job_promised"]
+    assert flight.brain.balance(flight.now_s).reserved_j == pytest.approx(float(promise.args[2]) * 3600.0)
     flight.ticks(400)
     assert flight.states[1] is JobState.FINISHED
     tally = flight.brain.tally
     assert (tally.finished, tally.promised, tally.refused, tally.broken, tally.value_finished) == (1, 1, 0, 0, 1.0)
-    assert flight.brain.energy_reserved_j == 0.0
+    assert flight.brain.balance(flight.now_s).reserved_j == 0.0
+    assert flight.events.count("promise_settled") == 1
+    assert tally.energy_used_j > 300.0 * 19.0  # no draw is measured here: charged as declared
     assert all(node.power_mode == 0 for node in flight.tick().nodes)
 
 
@@ -317,7 +320,7 @@ def test_a_job_below_the_price_is_refused_while_all_nodes_are_busy() -> None:
     (answer,) = [t for t in decision.transitions if t.state is JobState.REFUSED]
     assert answer.detail == "OUTBID"
     (event,) = [e for e in decision.events if e.name == "job_refused"]
-    assert event.args == (9, "OUTBID", "value", -1.0)
+    assert event.args == (9, "OUTBID", "value", decision.now_s, "no deadline")
 
 
 @pytest.mark.parametrize(
