@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, NamedTuple
 from flightsw.dictionary.sensors import SENSORS
 from flightsw.errors import StoreError
 from flightsw.state import (
+    Ban,
+    BanNews,
     Decision,
     Inputs,
     JobProgress,
@@ -86,11 +88,12 @@ class Recorder:
         readings = inputs.readings
         values = [math.nan if value is None else value for value in readings.values]
         variable = b""
-        if inputs.received or inputs.submitted or inputs.progress:
+        if inputs.received or inputs.submitted or inputs.progress or inputs.bans:
             variable = json.dumps([
                 [[r.request_id, r.service, r.subservice, r.data.hex()] for r in inputs.received],
                 [_spec_to_json(spec) for spec in inputs.submitted],
                 inputs.progress,
+                inputs.bans,
             ], separators=(",", ":")).encode()
         self._put(_FIXED.pack(inputs.now_s, inputs.guardian_answers, inputs.storage_works, *values, *readings.qualities,
                               *readings.sampled_s, decided, len(variable)) + variable)
@@ -168,23 +171,27 @@ def _ticks(plain: bytes, at: int, path: Path) -> Iterator[Tick]:
         if at + size > len(plain):
             return
         try:
-            received, submitted, progress = _variable_part(plain[at:at + size]) if size else ((), (), ())
+            received, submitted, progress, bans = _variable_part(plain[at:at + size]) if size else ((), (), (), ())
         except (ValueError, TypeError) as error:
             raise StoreError(f"recording {path} is damaged in the tick at {now_s!r} s: {error}") from error
         at += size
         readings = Readings(now_s, tuple(None if math.isnan(v) else v for v in values), tuple(qualities),
                             tuple(sampled))
         yield Tick(Inputs(now_s, readings, received, submitted, progress, guardian_answers,
-                          storage_works), decided)
+                          storage_works, bans), decided)
 
 
-def _variable_part(octets: bytes) -> tuple[tuple[Received, ...], tuple[JobSpec, ...], tuple[JobProgress, ...]]:
-    received, submitted, progress = json.loads(octets)
+def _variable_part(
+    octets: bytes,
+) -> tuple[tuple[Received, ...], tuple[JobSpec, ...], tuple[JobProgress, ...], tuple[BanNews, ...]]:
+    received, submitted, progress, bans = json.loads(octets)
     return (
         tuple(Received(number, service, subservice, bytes.fromhex(data))
               for number, service, subservice, data in received),
         tuple(_spec_from_json(spec) for spec in submitted),
         tuple(JobProgress(*fields) for fields in progress),
+        tuple(BanNews(manifest, from_s, to_s, tuple(Ban(*ban) for ban in spans))
+              for manifest, from_s, to_s, spans in bans),
     )
 
 

@@ -141,6 +141,25 @@ class JobSpec:
     manifest: str = ""
 
 
+class Ban(NamedTuple):
+    """A time in which a job may not be processed, and the region whose data rules forbid it."""
+
+    from_s: float
+    to_s: float
+    region: str
+
+
+class BanNews(NamedTuple):
+    """All bans of the jobs of one manifest from `from_s` to `to_s`, in order and apart. Replaces what was known
+    from `from_s` on; beyond `to_s` nothing is known, which forbids.
+    """
+
+    manifest: str
+    from_s: float
+    to_s: float
+    bans: tuple[Ban, ...]
+
+
 class JobView(NamedTuple):
     """A job as the planner sees it: its declaration, state, work done and the node it is on (-1: none)."""
 
@@ -162,6 +181,7 @@ class RefusalReason(IntEnum):
     STATE_UNKNOWN = 7
     NO_NODE = 8
     OUTBID = 9
+    POLICY = 10
 
 
 class Promise(NamedTuple):
@@ -345,6 +365,7 @@ class Inputs(NamedTuple):
     progress: tuple[JobProgress, ...]
     guardian_answers: bool
     storage_works: bool = True
+    bans: tuple[BanNews, ...] = ()
 
 
 class Decision(NamedTuple):
