@@ -2,7 +2,8 @@
 
 A job is admitted only when it and all jobs promised before fit the plan's capacity, laid out whole and in
 order of deadline (`capacity.py`), and when energy and heat last through the coming eclipses beside what is
-reserved (`accounts.py`). A promise is never traded for a better job later.
+reserved (`accounts.py`). Capacity in a job's bans is lost to it (`windows.py`). A promise is never traded for a
+better job later.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from collections.abc import Sequence
 
 from flightsw.decide.accounts import Room
 from flightsw.decide.capacity import CapacityCurve, Demand, earliest_deadline_s, first_misfit
+from flightsw.decide.windows import NO_WINDOWS, Windows
 from flightsw.mission import Mission
 from flightsw.state import Estimate, JobSpec, JobView, Mode, Plan, Promise, Refusal, RefusalReason
 
 HELD_BACK_FRAC = 0.10
 """Share of the planned capacity that is never promised: it pays for switching and for plan errors."""
+
+
+_OFFERS_TRIED = 50
+"""Deadlines looked at for a counter-offer between bans, before there is none."""
 
 
 def cost_units(spec: JobSpec, done_units: float) -> float:
@@ -35,10 +41,10 @@ def supply(plan: Plan, estimate: Estimate, mission: Mission) -> CapacityCurve:
 
 
 def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, curve: CapacityCurve, room: Room,
-          estimate: Estimate, mode: Mode, mission: Mission) -> Promise | Refusal:
+          estimate: Estimate, mode: Mode, mission: Mission, windows: Windows = NO_WINDOWS) -> Promise | Refusal:
     """Answer one job; `curve` is `supply` of the plan, `room` what the accounts of `promised` leave of it.
 
-    All reasons for a refusal are evaluated, not only the first.
+    `windows` are the bans of all jobs. All reasons for a refusal are evaluated, not only the first.
     """
     now_s = estimate.now_s
     compute = mission.compute
@@ -54,16 +60,33 @@ def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, curve: Capacit
         reasons.append(RefusalReason.NO_NODE)
     closed = bool(reasons)  # no deadline would help
     binding, binding_at_s = (reasons[0].name.lower(), now_s) if closed else ("deadline", spec.deadline_s)
-    if (spec.work_units + overhead) / rate_max > spec.deadline_s - now_s:
+    need_s = (spec.work_units + overhead) / rate_max
+    if need_s > spec.deadline_s - now_s:
         reasons.append(RefusalReason.DEADLINE_TOO_SOON)
     if nodes <= 0:
         return Refusal(spec.job_id, tuple(reasons), binding, binding_at_s, None)
     others, units = demands_of(promised), cost_units(spec, 0.0)
-    misfit = first_misfit([*others, Demand(spec.job_id, spec.deadline_s, units)], curve, nodes, overhead)
-    if misfit is not None:
+    if windows:
+        others = [demand._replace(lost_units=windows.lost_units(job.spec, job.spec.deadline_s, now_s, curve, overhead))
+                  for demand, job in zip(others, promised, strict=True)]
+
+    def fits(by_s: float, lost_units: float) -> bool:
+        demand = Demand(spec.job_id, by_s, units, lost_units)
+        return first_misfit([*others, demand], curve, nodes, overhead) is None
+
+    def fits_beside_bans(by_s: float) -> bool:
+        return (need_s <= by_s - now_s - windows.lost_s(spec, now_s, by_s)
+                and fits(by_s, windows.lost_units(spec, by_s, now_s, curve, overhead)))
+
+    if not fits(spec.deadline_s, 0.0):
         reasons.append(_scarcity(plan))
         if not closed:
             binding, binding_at_s = plan.binding_limit, plan.battery_min_at_s
+    elif windows and need_s <= spec.deadline_s - now_s and not fits_beside_bans(spec.deadline_s):
+        reasons.append(RefusalReason.POLICY)
+        if not closed:
+            ban = windows.binding(spec, now_s, spec.deadline_s)
+            binding, binding_at_s = f"region {ban.region}", ban.from_s
     shortage = room.shortage(spec)
     if shortage is not None:
         if not reasons:
@@ -72,9 +95,18 @@ def admit(spec: JobSpec, promised: Sequence[JobView], plan: Plan, curve: Capacit
     if not reasons:
         energy_j = room.energy_j(spec)
         return Promise(spec.job_id, spec.deadline_s, energy_j, energy_j)
-    not_before_s = max(spec.deadline_s, now_s + (spec.work_units + overhead) / rate_max,
-                       shortage.fits_from_s if shortage is not None else 0.0)
+    not_before_s = max(spec.deadline_s, now_s + need_s, shortage.fits_from_s if shortage is not None else 0.0)
     counter_s = None if closed else earliest_deadline_s(units, not_before_s, others, curve, nodes, overhead)
+    for _ in range(_OFFERS_TRIED if windows else 0):
+        if counter_s is None or fits_beside_bans(counter_s):
+            break
+        # Each later deadline may have more bans before it: add what they cost and look again.
+        lost_units = windows.lost_units(spec, counter_s, now_s, curve, overhead)
+        lost_s = windows.lost_s(spec, now_s, counter_s)
+        not_before_s = max(counter_s + 1.0, now_s + need_s + lost_s)
+        counter_s = earliest_deadline_s(units + lost_units, not_before_s, others, curve, nodes, overhead)
+    if windows and counter_s is not None and not fits_beside_bans(counter_s):
+        counter_s = None
     return Refusal(spec.job_id, tuple(reasons), binding, binding_at_s, counter_s)
 
 

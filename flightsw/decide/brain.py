@@ -8,12 +8,14 @@ so a recorded run replays through it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from flightsw.decide import admission, dispatch, governor, planner
 from flightsw.decide.accounts import Accounts, Balance, Room
 from flightsw.decide.capacity import CapacityCurve
 from flightsw.decide.price import Demand
+from flightsw.decide.windows import NO_WINDOWS
 from flightsw.dictionary import commands
 from flightsw.dictionary.parameters import PARAMETERS
 from flightsw.dictionary.sensors import fitted_names
@@ -103,6 +105,8 @@ class Brain:
                 self._open[job.spec.job_id] = job
             if job.state in _ANSWERED:
                 self._accounts.reopen(job)
+        self._windows = NO_WINDOWS
+        self._edge_s = math.inf  # when a job's ban next begins or ends
         self._demand = Demand()
         self._plan: Plan | None = None
         self._nodes: tuple[NodeCommand, ...] = (self._off,) * mission.compute.nodes
@@ -146,6 +150,11 @@ class Brain:
             for spec in inputs.submitted:
                 self._queue(spec, turn)
             self._follow(inputs, turn)
+        if inputs.bans:
+            self._windows = self._windows.learn(inputs.bans, now_s)
+            self._edge_s = now_s
+        if now_s >= self._edge_s and inputs.storage_works:
+            self._cross_borders(now_s, turn)
         if estimate.dark_nodes != self._dark:
             self._dark = estimate.dark_nodes
             turn.reconsider = True
@@ -306,7 +315,8 @@ class Brain:
     def _answer_due_s(self, spec: JobSpec) -> float:
         """When a waiting job is answered at the latest: when its owner wants it, or while it can still be done."""
         compute = self._mission.compute
-        latest_start_s = spec.deadline_s - (spec.work_units + compute.restore_s) / compute.modes[-1].rate
+        latest_start_s = (spec.deadline_s - (spec.work_units + compute.restore_s) / compute.modes[-1].rate
+                          - self._windows.lost_s(spec, spec.arrival_s, spec.deadline_s))
         return min(spec.answer_due_s, latest_start_s)
 
     def _promised(self) -> list[JobView]:
@@ -316,7 +326,7 @@ class Brain:
         """Withdraw, as soon as it is certain, a promise that no power could still keep."""
         rate_max = self._mission.compute.modes[-1].rate
         for job in self._promised():
-            left_s = job.spec.deadline_s - now_s
+            left_s = job.spec.deadline_s - now_s - self._windows.lost_s(job.spec, now_s, job.spec.deadline_s)
             need_s = (job.spec.work_units - job.done_units) / rate_max
             if need_s > left_s:
                 self.tally.broken += 1
@@ -346,7 +356,8 @@ class Brain:
                 continue
             curve = curve or admission.supply(plan, estimate, self._mission)
             room = room or self._accounts.room(now_s, promised)
-            answer = admission.admit(spec, promised, plan, curve, room, estimate, self.mode, self._mission)
+            answer = admission.admit(spec, promised, plan, curve, room, estimate, self.mode, self._mission,
+                                     self._windows)
             if isinstance(answer, Promise) and len(promised) >= nodes and spec.value / spec.work_units < price:
                 answer = Refusal(spec.job_id, (RefusalReason.OUTBID,), "value", now_s, None)
             if isinstance(answer, Promise):
@@ -365,6 +376,18 @@ class Brain:
                 offer = _NO_OFFER if answer.counter_deadline_s is None else f"T+{answer.counter_deadline_s:.0f} s"
                 turn.events.append(Event("job_refused", (spec.job_id, names, answer.binding_limit,
                                                          answer.binding_at_s, offer)))
+
+    def _cross_borders(self, now_s: float, turn: _Turn) -> None:
+        """A ban began or ended: look again who runs, and hold the running jobs that may not."""
+        self._edge_s = self._windows.next_edge_s(now_s)
+        turn.reconsider = True
+        for job in self._promised():
+            ban = self._windows.ban_at(job.spec, now_s)
+            if ban is not None and job.state is JobState.RUNNING:
+                self._open[job.spec.job_id] = job._replace(state=JobState.PAUSED)
+                turn.transitions.append(JobTransition(job.spec.job_id, JobState.PAUSED, f"region {ban.region}",
+                                                      job.done_units, None))
+                turn.events.append(Event("job_held", (job.spec.job_id, ban.region, ban.to_s)))
 
     # --- mode, plan, nodes -------------------------------------------------------------------------
 
@@ -437,7 +460,8 @@ class Brain:
             bound_j = 0.5 * _ACCOUNT_S * modes[-1].draw_w
             self._credit_j = min(max(self._credit_j + (budget_w - used_w) * elapsed_s, -bound_j), bound_j)
         self._dispatched_s = now_s
-        placed = dispatch.place(self._promised(), nodes, estimate.dark_nodes, [n.job_id for n in self._nodes])
+        placed = dispatch.place(self._windows.free(self._promised(), now_s), nodes, estimate.dark_nodes,
+                                [n.job_id for n in self._nodes])
         before = [
             dispatch.rung_of(node.power_mode, self._steps) if job is not None and job.spec.job_id == node.job_id else -1
             for job, node in zip(placed, self._nodes, strict=True)
@@ -448,7 +472,7 @@ class Brain:
                                   governor.payload_w(self.parameters, self._mission), now_s)
 
     def _note_starts(self, turn: _Turn) -> None:
-        """Record the first time a promised job is on a working node."""
+        """Record the first time a promised job is on a working node, and its return from a ban."""
         for i, node in enumerate(self._nodes):
             job = self._open.get(node.job_id)
             if job is None or node.power_mode < 2:
@@ -457,4 +481,8 @@ class Brain:
                 self._open[node.job_id] = job._replace(state=JobState.RUNNING, node=i)
                 turn.transitions.append(JobTransition(node.job_id, JobState.RUNNING, f"node {i}", 0.0, None))
                 turn.events.append(Event("job_started", (node.job_id, i)))
+            elif job.state is JobState.PAUSED:
+                self._open[node.job_id] = job._replace(state=JobState.RUNNING, node=i)
+                turn.transitions.append(JobTransition(node.job_id, JobState.RUNNING, f"node {i}", job.done_units, None))
+                turn.events.append(Event("job_resumed", (node.job_id, i)))
 

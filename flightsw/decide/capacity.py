@@ -15,11 +15,12 @@ from flightsw.state import Plan
 
 
 class Demand(NamedTuple):
-    """What one job still asks for."""
+    """What one job still asks for; of a node's capacity by its deadline it cannot use `lost_units`."""
 
     job_id: int
     deadline_s: float
     units: float
+    lost_units: float = 0.0
 
 
 class CapacityCurve:
@@ -114,6 +115,6 @@ def _lay(loads: list[float], order: Sequence[Demand], curve: CapacityCurve, over
     for demand in order:
         node = loads.index(min(loads))
         loads[node] += demand.units + overhead_units
-        if curve.units_by(demand.deadline_s) < loads[node]:
-            return Misfit(demand.job_id, curve.time_of(loads[node]))
+        if curve.units_by(demand.deadline_s) < loads[node] + demand.lost_units:
+            return Misfit(demand.job_id, curve.time_of(loads[node] + demand.lost_units))
     return None

@@ -64,6 +64,9 @@ class Windows:
     def __init__(self, tables: Mapping[str, _Timetable] | None = None) -> None:
         self._tables: Mapping[str, _Timetable] = tables or {}
 
+    def __bool__(self) -> bool:
+        return bool(self._tables)
+
     def learn(self, news: Sequence[BanNews], now_s: float) -> Windows:
         """Return what is known with `news`, without what is over."""
         tables = {

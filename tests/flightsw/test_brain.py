@@ -22,6 +22,7 @@ from flightsw.jobs.ledger import LEGAL, OPEN_MAX
 from flightsw.mission import Mission
 from flightsw.state import (
     LEGAL_TRANSITIONS,
+    BanNews,
     Decision,
     Inputs,
     JobProgress,
@@ -80,7 +81,7 @@ class Flight:
     def tick(self, dt_s: float = 1.0, *, sent: list[Received] | None = None, jobs: list[JobSpec] | None = None,
              guardian: bool = True, charge: float = 0.95, celsius: tuple[float, ...] = WARM_C,
              dark: tuple[int, ...] = (), blind: tuple[str, ...] = (), plate_c: float | None = 20.0,
-             failing: set[int] | None = None) -> Decision:  # fmt: skip
+             failing: set[int] | None = None, bans: tuple[BanNews, ...] = ()) -> Decision:  # fmt: skip
         self.now_s += dt_s
         self._work(dt_s, failing or set())
         seen = CALM | {"plate_c": plate_c}
@@ -88,7 +89,8 @@ class Flight:
         readings = Readings(self.now_s, values, tuple(int(v is None) for v in values), (self.now_s,) * len(values))
         state = state_of(self.now_s, charge, celsius, dark=dark, blind=blind)
         given_jobs = tuple(jobs or ())
-        inputs = Inputs(self.now_s, readings, tuple(sent or ()), given_jobs, tuple(self.progress), guardian)
+        inputs = Inputs(self.now_s, readings, tuple(sent or ()), given_jobs, tuple(self.progress), guardian,
+                        bans=bans)
         self.progress = []
         mode_before = self.brain.mode
         decision = self.brain.decide(state, inputs)
