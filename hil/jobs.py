@@ -152,8 +152,8 @@ def from_manifest(manifest: Manifest, job_id: int, arrival_s: float, batch: int 
     units = _example_units(manifest, batch)
     activity = 1.0 if manifest.activity_frac is None else manifest.activity_frac
     return JobSpec(job_id, manifest.id, units, activity, manifest.value * batch, arrival_s,
-                   arrival_s + units + manifest.deadline_s, arrival_s + manifest.answer_due_s, manifest.pause,
-                   manifest.id)
+                   arrival_s + units + manifest.deadline_after_s(0.0), arrival_s + manifest.answer_due_s,
+                   manifest.pause, manifest.id)
 
 
 def true_job(spec: JobSpec, config: StreamConfig, seed: int) -> tuple[float, float]:

@@ -300,6 +300,9 @@ def _load_examples(jobs: JobsSetup | None, base: Path, problems: list[str]) -> t
             manifests.append(load_manifest(base / folder / "job.toml"))
         except ConfigError as error:
             problems.append(f"jobs.examples: {error}")
+            continue
+        if manifests[-1].deadline_s is None:
+            problems.append(f"jobs.examples: {folder}: a job that comes many times needs deadline_s, not an instant")
     return tuple(manifests)
 
 

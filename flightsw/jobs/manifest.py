@@ -1,33 +1,75 @@
 """`job.toml` -> `Manifest`: what a job's author declares, every key bounded, with its unit.
 
-Called by the command line when it checks a job and by whoever submits or starts one. Never runs anything.
-An unknown, missing or out-of-range key is an error; all errors of a file are reported together, each with
-file, key, value and range.
+Called by the author's tools, by intake and by whoever submits or starts a job. Never runs anything. An unknown,
+missing or out-of-range key is an error; all errors of a file are reported together.
 
-    [job]      id  name  customer  command  inputs  outputs  value  deadline_s  answer_due_s?
-    [work]     units  unit
-    [needs]    memory_mb  disk_mb
-    [pause]    contract  checkpoint_deadline_s?
-    [power]    activity_frac | by_mode_w
-    [profile]? units_per_core_s  peak_memory_mb  activity_frac  measured_on
+    [job]        id  name  customer  command  inputs  outputs  value  deadline_s | deadline_utc  answer_due_s?
+    [work]       units  unit
+    [needs]      memory_mb  disk_mb
+    [pause]      contract  checkpoint_deadline_s?
+    [power]      activity_frac | by_mode_w
+    [data]?      class  owner  regions_allowed?  regions_forbidden?  stations?  retention_s?  encrypt?
+    [integrity]? rerun  sample_frac?
+    [profile]?   units_per_core_s  peak_memory_mb  activity_frac  measured_on
 """
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from flightsw.declared import Reader, number, parse_toml, problems_error, text
 from flightsw.errors import ConfigError
 from flightsw.state import Pause
 
 MANIFEST_OCTETS_MAX: Final = 16_384
+FILES_MAX: Final = 64
+WORDS_MAX: Final = 64
+NAMES_MAX: Final = 64
 UNITS_WORD: Final = "{units}"
+DEADLINE_MAX_S: Final = 2_592_000.0  # 30 days
+RETENTION_DEFAULT_S: Final = 604_800.0
+
+ID_PATTERN: Final = r"[a-z0-9][a-z0-9_-]{0,39}"
+FILE_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
+CUSTOMER_PATTERN: Final = r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,46}[A-Za-z0-9])?"
+CUSTOMER_EXPECTED: Final = "1..48 letters, digits, spaces, dots, _ and -, a letter or digit at both ends"
+_MODE: Final = re.compile(r"[A-Za-z0-9._ -]{1,32}")
+_TITLE: Final = (r"[^\x00-\x1f\x7f-\x9f]{1,80}", "1..80 printable characters")
+_FILE: Final = (FILE_PATTERN, "plain file names of 1..64 letters, digits, dots, _ and -")
+_PLACE: Final = (r"[^\x00-\x1f\x7f-\x9f]{1,64}", "names of 1..64 printable characters")
+_PAUSES: Final = {"none": Pause.NONE, "stop_continue": Pause.STOP_CONTINUE, "checkpoint": Pause.CHECKPOINT}
+
+
+class DataClass(Enum):
+    """How much harm it does when others read the job's data."""
+
+    PUBLIC = "public"
+    INTERNAL = "internal"
+    PERSONAL = "personal"
+    RESTRICTED = "restricted"
+
+
+class Rerun(Enum):
+    """Which jobs are run a second time, so that a silent error shows as two different results."""
+
+    NONE = "none"
+    SAMPLED = "sampled"  # a share of the jobs, drawn on board
+    DUPLICATE = "duplicate"
+
+
+def _choice(choices: type[Enum] | Mapping[str, object], default: str | None = None, key: str = "") -> Any:  # as text()
+    words = list(choices) if isinstance(choices, Mapping) else [member.value for member in choices]
+    expected = " or ".join(f'"{word}"' for word in words)
+    pattern = "|".join(words)
+    return text(pattern, expected, key=key) if default is None else text(pattern, expected, default, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +79,36 @@ class Profile:
     `activity_frac` is CPU time over elapsed time: how much of the core's power it draws.
     """
 
-    units_per_core_s: float
-    peak_memory_mb: float
-    activity_frac: float
-    measured_on: str
+    units_per_core_s: float = number("units per core-second", 1e-6, 1e9)
+    peak_memory_mb: float = number("MB", 0.1, 262_144.0)
+    activity_frac: float = number("frac", 0.0, 64.0)  # above 1: more than one core
+    measured_on: str = text(*_TITLE)
+
+
+@dataclass(frozen=True, slots=True)
+class DataPolicy:
+    """Where the job's data may be worked on and sent down, how long it is kept, and how.
+
+    `regions_*` are names of polygons in the satellite's regions file. Empty `regions_allowed` or `stations`:
+    anywhere, any. `retention_s` counts from the job's end; then its data is erased.
+    """
+
+    data_class: DataClass = DataClass.INTERNAL
+    owner: str = ""
+    regions_allowed: tuple[str, ...] = ()
+    regions_forbidden: tuple[str, ...] = ()
+    stations: tuple[str, ...] = ()
+    retention_s: float = RETENTION_DEFAULT_S
+    encrypt: bool = False
+    is_declared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """How its result is checked. `sample_frac` of the jobs run twice: 0 for none of them, 1 for all."""
+
+    rerun: Rerun = Rerun.NONE
+    sample_frac: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +116,9 @@ class Manifest:
     """A job as its author declares it.
 
     `inputs` are the files of the bundle, its programs too, that the job finds in `in/`; `outputs` those it
-    leaves in `out/`; both plain names. `deadline_s` and `answer_due_s` count from submission. Power is
-    declared either as `activity_frac` of a mode's nominal draw or as `power_by_mode_w`.
+    leaves in `out/`; both plain names. The deadline is either `deadline_s` after acceptance or the instant
+    `deadline_unix_s`; `answer_due_s` counts from submission. Power is declared either as `activity_frac` of a mode's
+    nominal draw or as `power_by_mode_w`.
     """
 
     id: str
@@ -59,7 +128,8 @@ class Manifest:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     value: float
-    deadline_s: float
+    deadline_s: float | None
+    deadline_unix_s: float | None
     answer_due_s: float
     work_units: int
     unit: str
@@ -69,12 +139,26 @@ class Manifest:
     checkpoint_deadline_s: float | None
     activity_frac: float | None
     power_by_mode_w: Mapping[str, float]
+    data: DataPolicy
+    integrity: Integrity
     profile: Profile | None
 
     @property
     def work_core_s(self) -> float | None:
         """Core-seconds of the whole work on the profiled machine; None when it was never measured."""
         return None if self.profile is None else self.work_units / self.profile.units_per_core_s
+
+    @property
+    def node_s(self) -> float:
+        """Work as the planner counts it, in seconds of a node; a unit that was never measured counts as one."""
+        core_s = self.work_core_s
+        return max(1.0, float(math.ceil(self.work_units if core_s is None else core_s)))
+
+    def deadline_after_s(self, unix_s: float) -> float:
+        """Seconds from `unix_s` to the deadline of a job accepted then; not above 0 when that has passed."""
+        if self.deadline_unix_s is not None:
+            return self.deadline_unix_s - unix_s
+        return DEADLINE_MAX_S if self.deadline_s is None else self.deadline_s
 
     def command_words(self) -> tuple[str, ...]:
         """Return the command with the word `{units}` replaced by the declared work."""
@@ -92,187 +176,188 @@ def load_manifest(path: Path) -> Manifest:
 
 def parse_manifest(octets: bytes, where: str) -> Manifest:
     """Check the text of a manifest; `where` names it in errors. ConfigError lists everything wrong."""
+    manifest, problems = examine(octets, where)
+    if manifest is None:
+        raise problems_error(where, problems)
+    return manifest
+
+
+def examine(octets: bytes, where: str) -> tuple[Manifest | None, list[str]]:
+    """Return the manifest, or None and what is wrong, each problem opening with its key.
+
+    ConfigError when it is too long or no TOML.
+    """
     if len(octets) > MANIFEST_OCTETS_MAX:
         raise ConfigError(where, f"{len(octets)} octets above the limit of {MANIFEST_OCTETS_MAX}")
     try:
-        table = tomllib.loads(octets.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ConfigError(where, f"not TOML: {e}") from e
-    values, problems = _check(table)
-    if not problems:
-        problems = list(_contradictions(values))
-    if problems:
-        raise ConfigError(where, f"\n{where}: ".join(problems))
-    return _build(values)
+        table = parse_toml(octets.decode(), where)
+    except (UnicodeDecodeError, RecursionError) as e:
+        raise ConfigError(where, f"is not valid TOML: {e}") from e
+    reader = Reader()
+    declared = reader.build(_File, table)
+    if declared is None:
+        return None, reader.problems
+    problems = list(_contradictions(declared))
+    return (None, problems) if problems else (_flatten(declared), [])
 
 
-class _Rule(NamedTuple):
-    """What a key may hold: `accept` returns the value to keep, or None to refuse it."""
-
-    expected: str
-    accept: Callable[[object], Any]  # Any: each rule has its own type, and _build puts each in its place
-    required: bool = True
+# --- the file's own shape ---------------------------------------------------------------------------
 
 
-def _number(unit: str, low: float, high: float, *, required: bool = True) -> _Rule:
-    def accept(value: object) -> float | None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return None
-        return float(value) if math.isfinite(value) and low <= value <= high else None
-
-    return _Rule(f"{low:g}..{high:g} {unit}".rstrip(), accept, required)
-
-
-def _whole(unit: str, low: int, high: int) -> _Rule:
-    def accept(value: object) -> int | None:
-        return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None
-
-    return _Rule(f"a whole number {low}..{high} {unit}", accept)
-
-
-def _text(pattern: str, expected: str) -> _Rule:
-    compiled = re.compile(pattern)
-
-    def accept(value: object) -> str | None:
-        return value if isinstance(value, str) and compiled.fullmatch(value) else None
-
-    return _Rule(expected, accept)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    command: tuple[str, ...] = text(r"[^\x00]{1,512}", "words of 1..512 characters without NUL")
+    inputs: tuple[str, ...] = text(*_FILE)
+    outputs: tuple[str, ...] = text(*_FILE)
+    id: str = text(ID_PATTERN, "1..40 characters of a-z, 0-9, _ and -")
+    name: str = text(*_TITLE)
+    customer: str = text(CUSTOMER_PATTERN, CUSTOMER_EXPECTED)
+    value: float = number("", 0.0, 1e6)
+    deadline_s: float | None = number("s", 1.0, DEADLINE_MAX_S, None)
+    deadline_utc: str | None = text(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "an instant like 2027-03-20T12:00:00Z", None)
+    answer_due_s: float = number("s", 0.0, 86_400.0, 0.0)
 
 
-def _list(item: _Rule, low: int, high: int, *, unique: bool) -> _Rule:
-    def accept(value: object) -> tuple[str, ...] | None:
-        if not isinstance(value, list) or not low <= len(value) <= high:
-            return None
-        kept = tuple(item.accept(entry) for entry in value)
-        return None if None in kept or (unique and len(set(kept)) < len(kept)) else kept
-
-    return _Rule(f"{low}..{high}{' different' if unique else ''} entries, each {item.expected}", accept)
+@dataclass(frozen=True, slots=True)
+class _Work:
+    units: int = number("units", 1, 10**12)
+    unit: str = text(*_TITLE)
 
 
-def _watts_by_mode(low_w: float, high_w: float) -> _Rule:
-    watts = _number("W", low_w, high_w)
-
-    def accept(value: object) -> Mapping[str, float] | None:
-        if not isinstance(value, dict) or not 1 <= len(value) <= 16:
-            return None
-        kept = {mode: watts.accept(entry) for mode, entry in value.items()}
-        valid = all(_MODE.accept(mode) for mode in kept) and None not in kept.values()
-        return MappingProxyType(kept) if valid else None
-
-    return _Rule(f"1..16 modes, each {watts.expected}", accept, required=False)
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    memory_mb: float = number("MB", 1.0, 262_144.0)
+    disk_mb: float = number("MB", 1.0, 262_144.0)
 
 
-def _one_of(**choices: Pause) -> _Rule:
-    def accept(value: object) -> Pause | None:
-        return choices.get(value) if isinstance(value, str) else None
-
-    return _Rule(" or ".join(f'"{choice}"' for choice in choices), accept)
-
-
-_TITLE: Final = _text(r"[^\x00-\x1f\x7f]{1,80}", "1..80 printable characters")
-_WORD: Final = _text(r"[^\x00]{1,512}", "1..512 characters without NUL")
-_FILE: Final = _text(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", "a plain file name of 1..64 letters, digits, dots, _ and -")
-_MODE: Final = _text(r"[A-Za-z0-9._ -]{1,32}", "1..32 letters, digits, dots, spaces, _ and -")
-
-_RULES: Final[Mapping[str, _Rule]] = MappingProxyType(
-    {
-        "job.id": _text(r"[a-z0-9][a-z0-9_-]{0,39}", "1..40 characters of a-z, 0-9, _ and -"),
-        "job.name": _TITLE,
-        "job.customer": _TITLE,
-        "job.command": _list(_WORD, 1, 64, unique=False),
-        "job.inputs": _list(_FILE, 0, 64, unique=True),
-        "job.outputs": _list(_FILE, 1, 64, unique=True),
-        "job.value": _number("", 0.0, 1e6),
-        "job.deadline_s": _number("s", 1.0, 2_592_000.0),  # 30 days
-        "job.answer_due_s": _number("s", 0.0, 86_400.0, required=False),
-        "work.units": _whole("units", 1, 10**12),
-        "work.unit": _TITLE,
-        "needs.memory_mb": _number("MB", 1.0, 262_144.0),
-        "needs.disk_mb": _number("MB", 1.0, 262_144.0),
-        "pause.contract": _one_of(none=Pause.NONE, stop_continue=Pause.STOP_CONTINUE, checkpoint=Pause.CHECKPOINT),
-        "pause.checkpoint_deadline_s": _number("s", 1.0, 3_600.0, required=False),
-        "power.activity_frac": _number("frac", 0.01, 1.5, required=False),  # a stress load exceeds nominal
-        "power.by_mode_w": _watts_by_mode(0.1, 2_000.0),
-        "profile.units_per_core_s": _number("units per core-second", 1e-6, 1e9),
-        "profile.peak_memory_mb": _number("MB", 0.1, 262_144.0),
-        "profile.activity_frac": _number("frac", 0.0, 64.0),  # above 1: more than one core
-        "profile.measured_on": _TITLE,
-    }
-)
-_SECTIONS: Final = tuple(dict.fromkeys(key.partition(".")[0] for key in _RULES))
-_OPTIONAL_SECTIONS: Final = frozenset({"profile"})
+@dataclass(frozen=True, slots=True)
+class _PauseContract:
+    contract: str = _choice(_PAUSES)
+    checkpoint_deadline_s: float | None = number("s", 1.0, 3_600.0, None)
 
 
-def _check(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:  # Any: TOML values
-    """Return the accepted values by dotted key, and what is wrong with the others."""
-    values: dict[str, Any] = {}
-    problems = [f"{name}: unknown key" for name in table if name not in _SECTIONS]
-    for section in _SECTIONS:
-        content = table.get(section)
-        if content is None and section in _OPTIONAL_SECTIONS:
-            continue
-        if not isinstance(content, dict):
-            problems.append(f"[{section}]: " + ("missing" if content is None else "must be a section"))
-            continue
-        problems += [
-            f"{section}.{k} = {_short(v)}: unknown key" for k, v in content.items() if f"{section}.{k}" not in _RULES
-        ]
-        for key, rule in _RULES.items():
-            if not key.startswith(f"{section}."):
-                continue
-            given = content.get(key.partition(".")[2])
-            if given is None:
-                if rule.required:
-                    problems.append(f"{key}: missing, expected {rule.expected}")
-                continue
-            kept = rule.accept(given)
-            if kept is None:
-                problems.append(f"{key} = {_short(given)}: expected {rule.expected}")
-            values[key] = kept
-    return values, problems
+@dataclass(frozen=True, slots=True)
+class _Power:
+    activity_frac: float | None = number("frac", 0.01, 1.5, None)  # a stress load exceeds nominal
+    by_mode_w: dict[str, float] | None = number("W", 0.1, 2_000.0, None)  # noqa: RUF009 # it makes a field
 
 
-def _contradictions(values: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong between keys that are each right."""
-    if ("power.activity_frac" in values) == ("power.by_mode_w" in values):
-        yield "[power]: expected exactly one of activity_frac and by_mode_w"
-    saves = values["pause.contract"] is Pause.CHECKPOINT
-    if saves != ("pause.checkpoint_deadline_s" in values):
+@dataclass(frozen=True, slots=True)
+class _Data:
+    data_class: str = _choice(DataClass, key="class")
+    owner: str = text(*_TITLE)
+    regions_allowed: tuple[str, ...] = text(*_PLACE, default=())
+    regions_forbidden: tuple[str, ...] = text(*_PLACE, default=())
+    stations: tuple[str, ...] = text(*_PLACE, default=())
+    retention_s: float = number("s", 0.0, 31_536_000.0, RETENTION_DEFAULT_S)  # a year
+    encrypt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Integrity:
+    rerun: str = _choice(Rerun, "none")
+    sample_frac: float | None = number("frac", 0.001, 1.0, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    job: _Job
+    work: _Work
+    needs: _Needs
+    pause: _PauseContract
+    power: _Power
+    data: _Data | None = None
+    integrity: _Integrity | None = None
+    profile: Profile | None = None
+
+
+def _contradictions(given: _File) -> Iterator[str]:
+    """Yield what no range of a single value can say."""
+    job, pause, power, data, integrity = given.job, given.pause, given.power, given.data, given.integrity
+    yield from _list_problems("job.command", job.command, 1, WORDS_MAX, distinct=False)
+    yield from _list_problems("job.inputs", job.inputs, 0, FILES_MAX)
+    yield from _list_problems("job.outputs", job.outputs, 1, FILES_MAX)
+    if "job.toml" in job.inputs:
+        yield "job.inputs: job.toml is in every bundle and is not listed"
+    if (job.deadline_s is None) == (job.deadline_utc is None):
+        yield "job.deadline_s: expected exactly one of deadline_s and deadline_utc"
+    if job.deadline_utc is not None and _unix_s(job.deadline_utc) is None:
+        yield f"job.deadline_utc = {job.deadline_utc!r}: there is no such instant"
+    if job.deadline_s is not None and job.answer_due_s > job.deadline_s:
+        yield f"job.answer_due_s = {job.answer_due_s:g}: above deadline_s {job.deadline_s:g} s"
+    if (power.activity_frac is None) == (power.by_mode_w is None):
+        yield "power.activity_frac: expected exactly one of activity_frac and by_mode_w"
+    if power.by_mode_w is not None:
+        if not 1 <= len(power.by_mode_w) <= 16:
+            yield f"power.by_mode_w: {len(power.by_mode_w)} modes, expected 1..16"
+        for mode in power.by_mode_w:
+            if not _MODE.fullmatch(mode):
+                yield f"power.by_mode_w.{mode!r}: expected modes of 1..32 letters, digits, dots, spaces, _ and -"
+    saves = pause.contract == "checkpoint"
+    if saves != (pause.checkpoint_deadline_s is not None):
         yield "pause.checkpoint_deadline_s: " + ("missing" if saves else "only with contract checkpoint")
-    if values.get("job.answer_due_s", 0.0) > values["job.deadline_s"]:
-        yield f"job.answer_due_s = {values['job.answer_due_s']:g}: above deadline_s {values['job.deadline_s']:g} s"
-    peak_mb = values.get("profile.peak_memory_mb", 0.0)
-    if peak_mb > values["needs.memory_mb"]:
-        yield f"needs.memory_mb = {values['needs.memory_mb']:g}: below the measured peak of {peak_mb:g} MB"
+    if data is not None:
+        for name in ("regions_allowed", "regions_forbidden", "stations"):
+            yield from _list_problems(f"data.{name}", getattr(data, name), 0, NAMES_MAX)
+        both = sorted(set(data.regions_allowed) & set(data.regions_forbidden))
+        if both:
+            yield f"data.regions_forbidden: {', '.join(both)} in regions_allowed too"
+        if data.data_class in {"personal", "restricted"} and not data.encrypt:
+            yield f'data.encrypt = false: data of class "{data.data_class}" is kept encrypted'
+    if integrity is not None and (integrity.rerun == "sampled") != (integrity.sample_frac is not None):
+        yield "integrity.sample_frac: " + ("missing" if integrity.sample_frac is None else "only with rerun sampled")
+    if given.profile is not None and given.profile.peak_memory_mb > given.needs.memory_mb:
+        yield (f"needs.memory_mb = {given.needs.memory_mb:g}: below the measured peak of "
+               f"{given.profile.peak_memory_mb:g} MB")
 
 
-def _build(values: dict[str, Any]) -> Manifest:
-    profile = None
-    if "profile.measured_on" in values:
-        names = ("units_per_core_s", "peak_memory_mb", "activity_frac", "measured_on")
-        profile = Profile(*(values[f"profile.{name}"] for name in names))
+def _list_problems(key: str, entries: tuple[str, ...], low: int, high: int, *, distinct: bool = True) -> Iterator[str]:
+    if not low <= len(entries) <= high:
+        yield f"{key}: {len(entries)} entries, expected {low}..{high}"
+    twice = sorted({entry for entry in entries if entries.count(entry) > 1}) if distinct else []
+    if twice:
+        yield f"{key}: {', '.join(twice)} listed twice"
+
+
+def _unix_s(instant: str) -> float | None:
+    try:
+        return datetime.datetime.fromisoformat(instant).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _flatten(given: _File) -> Manifest:
+    job, data, integrity = given.job, given.data, given.integrity
+    policy = DataPolicy(owner=job.customer)
+    if data is not None:
+        policy = DataPolicy(DataClass(data.data_class), data.owner, data.regions_allowed, data.regions_forbidden,
+                            data.stations, data.retention_s, data.encrypt, is_declared=True)
+    check = Integrity()
+    if integrity is not None:
+        rerun = Rerun(integrity.rerun)
+        whole = 1.0 if rerun is Rerun.DUPLICATE else 0.0
+        check = Integrity(rerun, whole if integrity.sample_frac is None else integrity.sample_frac)
     return Manifest(
-        id=values["job.id"],
-        name=values["job.name"],
-        customer=values["job.customer"],
-        command=values["job.command"],
-        inputs=values["job.inputs"],
-        outputs=values["job.outputs"],
-        value=values["job.value"],
-        deadline_s=values["job.deadline_s"],
-        answer_due_s=values.get("job.answer_due_s", 0.0),
-        work_units=values["work.units"],
-        unit=values["work.unit"],
-        memory_mb=values["needs.memory_mb"],
-        disk_mb=values["needs.disk_mb"],
-        pause=values["pause.contract"],
-        checkpoint_deadline_s=values.get("pause.checkpoint_deadline_s"),
-        activity_frac=values.get("power.activity_frac"),
-        power_by_mode_w=values.get("power.by_mode_w", MappingProxyType({})),
-        profile=profile,
+        id=job.id,
+        name=job.name,
+        customer=job.customer,
+        command=job.command,
+        inputs=job.inputs,
+        outputs=job.outputs,
+        value=job.value,
+        deadline_s=job.deadline_s,
+        deadline_unix_s=None if job.deadline_utc is None else _unix_s(job.deadline_utc),
+        answer_due_s=job.answer_due_s,
+        work_units=given.work.units,
+        unit=given.work.unit,
+        memory_mb=given.needs.memory_mb,
+        disk_mb=given.needs.disk_mb,
+        pause=_PAUSES[given.pause.contract],
+        checkpoint_deadline_s=given.pause.checkpoint_deadline_s,
+        activity_frac=given.power.activity_frac,
+        power_by_mode_w=MappingProxyType(given.power.by_mode_w or {}),
+        data=policy,
+        integrity=check,
+        profile=given.profile,
     )
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
