@@ -1,41 +1,58 @@
-"""Jobs as operating-system processes: start, pause, resume, end, watch, and hash what they leave.
+"""Jobs as operating-system processes: start, pause, resume, save, end, watch, and hash what they leave.
 
 Owns the processes and their folders. Called through `onboard.OnboardJobs` by the supervisor's act stage, once a
-tick. Never decides which job runs, never throttles (the guardian
-stops and continues the process groups that `start` returns), never reads a clock.
+tick. Never decides which job runs, never throttles (the guardian stops and continues the process groups that `start`
+returns), never reads a clock. What holds a job back is `sandbox`'s.
 
-What a job finds, with its folder as working directory:
+What a job finds, with its folder as working directory and as FLIGHTSW_JOB_DIR:
 
-    in/        the bundle's inputs, copied, read-only
-    out/       where it leaves its outputs
-    work/      its own; kept when the job is started again, so that it can go on where it was
-    progress   units done as decimal text, written in place (`os.pwrite`, at most 32 octets)
+    in/                  the bundle's inputs, copied, read-only
+    out/                 where it leaves its outputs
+    work/                its own; kept when the job is started again, so that it can go on where it was
+    progress             units done as decimal text, written in place (`os.pwrite`, at most 32 octets)
+    budget.json          what is left for it, from `tell`
+    checkpoint.request   comes with SIGUSR1: write your state into checkpoint/, and its MARK last (see `checkpoint`)
+    checkpoint.good/     its last saved state that was found whole, to start from; absent on a first start
 
-Standard input is empty; standard output and error go to a bounded log. A job has `terminate`'s grace
-between SIGTERM and SIGKILL, and every process of its group ends with it.
+Standard input is empty; standard output and error go to a bounded log. A job has `terminate`'s grace between SIGTERM
+and SIGKILL, and every process of its group ends with it. A job whose processes together hold more memory than
+declared, or whose folder more than its disk, is ended at the poll that finds it.
+
+Contracts of interruption: `none` and `stop_continue` are stopped by SIGSTOP, and by the freezer where there is a
+cgroup, wherever they are (not by SIGTSTP: POSIX drops that for a group without a parent in its session, and a job can
+ignore it); `checkpoint` can also be saved, which frees its memory and outlives the board.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
+import json
 import os
 import shutil
 import signal
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from flightsw.errors import JobError
-from flightsw.jobs import launch
+from flightsw.jobs import checkpoint, launch
+from flightsw.jobs.cgroup import Cgroup, Limits
 from flightsw.jobs.manifest import Manifest
+from flightsw.jobs.meter import NOTHING, SessionUsage, measure_folder, read_sessions
+from flightsw.jobs.sandbox import BARE, PROCESSES_MAX, Sandbox
+from flightsw.state import Pause
 
 LOG_OCTETS_MAX: Final = 262_144
 
 _MB: Final = 1 << 20
 _PIPE_OCTETS: Final = 65_536
 _HASH_OCTETS_A_POLL: Final = 4 * _MB  # about 10 ms on a small board
+_CORES_MAX: Final = 8
+_DEADLINE_MAX_S: Final = 2_592_000.0  # of a job that names an instant
+_MEASURE_EVERY_S: Final = 1.0
 _DEFAULTED_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -44,11 +61,15 @@ class ProcessState(enum.Enum):
 
     RUNNING = "running"
     PAUSED = "paused"
+    SAVING = "saving"  # asked for a checkpoint, within its deadline
+    VERIFYING = "verifying"  # stopped; what it saved is being compared with its MARK
     ENDING = "ending"  # asked to end, within its grace
     CHECKING = "checking"  # ended by itself with exit code 0; its outputs are being hashed
     FINISHED = "finished"
     FAILED = "failed"
     TERMINATED = "terminated"
+    SAVED = "saved"  # ended with a good checkpoint; the next start goes on from there
+    UNSAVED = "unsaved"  # ended without the checkpoint it was asked for; the next start goes on from the one before
 
     @property
     def is_final(self) -> bool:
@@ -56,14 +77,19 @@ class ProcessState(enum.Enum):
         return self in _FINAL
 
 
-_FINAL: Final = frozenset({ProcessState.FINISHED, ProcessState.FAILED, ProcessState.TERMINATED})
+_FINAL: Final = frozenset({
+    ProcessState.FINISHED, ProcessState.FAILED, ProcessState.TERMINATED, ProcessState.SAVED, ProcessState.UNSAVED,
+})
+_ALIVE: Final = frozenset({ProcessState.RUNNING, ProcessState.PAUSED, ProcessState.SAVING, ProcessState.VERIFYING})
 
 
 class ProcessReport(NamedTuple):
     """One job at one poll. `exit_code` is negative for a signal, None while it runs.
 
-    `cpu_s` includes children that it waited for; `max_rss_mb` is its own, as of the last poll before its
-    end. `result_sha256` is set when it FINISHED, `detail` says why when it FAILED.
+    `cpu_s` includes children that it waited for; `max_rss_mb` is the most private memory that all its processes were
+    seen to hold together, `written_octets` the most that its folder was seen to. `result_sha256` is set when it
+    FINISHED; `detail` says why when it FAILED or is UNSAVED, and what was saved when it is SAVED. `saved_units` is
+    the work in its good checkpoint, None while this start has made none.
     """
 
     job_id: int
@@ -74,30 +100,8 @@ class ProcessReport(NamedTuple):
     max_rss_mb: float
     result_sha256: str
     detail: str
-
-
-def limits_enforced() -> tuple[str, ...]:
-    """What holds every job that a `ProcessRunner` runs, one line each."""
-    return (
-        "memory: private memory of each process up to needs.memory_mb (RLIMIT_DATA, RLIMIT_AS)",
-        "disk: each file up to needs.disk_mb (RLIMIT_FSIZE); outputs together up to needs.disk_mb, or it fails",
-        f"log: the first {LOG_OCTETS_MAX} octets of output are kept; a flood slows the job, nothing else",
-        "files: 256 open files; no core dumps; standard input empty; environment made anew",
-        "privileges: none are gained by exec (no_new_privs); runs behind the supervisor (nice 10)",
-        "end: its process dies with the supervisor (PDEATHSIG); its process group dies with it",
-    )
-
-
-def limits_not_enforced() -> tuple[str, ...]:
-    """What a `ProcessRunner` does not hold back, one line each: run only jobs that are trusted with it."""
-    return (
-        "number of processes: a fork bomb is not stopped (RLIMIT_NPROC counts a user, not a job)",
-        "memory of all its processes together, and shared memory files",
-        "disk: number and sum of files while it runs; disk bandwidth",
-        "processor time and number of cores, other than by the guardian stopping the process group",
-        "network, other users' processes and the files that its user may read or write",
-        "descendants that leave its session (setsid) survive it; grandchildren survive a killed supervisor",
-    )
+    written_octets: int = 0
+    saved_units: int | None = None
 
 
 class ProcessRunner:
@@ -106,19 +110,22 @@ class ProcessRunner:
     Call it from one long-lived thread: a job dies with the thread that started it.
     """
 
-    def __init__(self, run_folder: Path, interpreter: Path, wrapper: tuple[str, ...] = ()) -> None:
+    def __init__(self, run_folder: Path, interpreter: Path, sandbox: Sandbox = BARE) -> None:
         """Keep job folders in `run_folder`; `interpreter` is the Python that launches jobs and that they find
-        first on their path. `wrapper` words go before each job's command: the place for a sandbox program.
+        first on their path. `sandbox` holds every job.
         """
         self._run_folder = run_folder
         self._interpreter = interpreter
-        self._wrapper = wrapper
+        self._sandbox = sandbox
         self._jobs: dict[int, _Job] = {}
 
-    def start(self, job_id: int, manifest: Manifest, bundle: Path) -> int:
+    def start(
+        self, job_id: int, manifest: Manifest, bundle: Path, *, again: bool = False, expected_sha256: str = ""
+    ) -> int:
         """Start a job of the bundle folder; return the process group that throttling applies to.
 
-        A folder left by an earlier start is taken up again, `work/` and all.
+        A folder left by an earlier start is taken up again, `work/`, good checkpoint and all. With `again` it is
+        not: the job is run a second time from the beginning, and fails when its outputs are not `expected_sha256`.
 
         JobError when it runs already, an input is missing or the system refuses.
         """
@@ -126,8 +133,9 @@ class ProcessRunner:
             raise JobError(f"job {job_id}: has been started and not released")
         folder = self.folder(job_id)
         try:
-            _prepare(folder, manifest, bundle)
-            job = self._spawn(job_id, manifest, folder)
+            if again:
+                shutil.rmtree(folder, ignore_errors=True)
+            job = self._spawn(job_id, manifest, folder, bundle, expected_sha256)
         except OSError as e:
             raise JobError(f"job {job_id} ({manifest.id}): cannot start: {e}") from e
         self._jobs[job_id] = job
@@ -138,37 +146,57 @@ class ProcessRunner:
         return self._run_folder / f"{job_id:010d}"
 
     def pause(self, job_id: int) -> None:
-        """Stop all its processes where they are; nothing happens when it has ended.
+        """Stop all its processes where they are; nothing happens when it has ended or is being saved.
 
         Whoever throttles the process group must leave it alone until `resume`.
         """
         job = self._job(job_id)
         if job.state is ProcessState.RUNNING:
-            job.signal(signal.SIGSTOP)
+            job.stop()
             job.state = ProcessState.PAUSED
 
     def resume(self, job_id: int) -> None:
         """Let a paused job go on; nothing happens when it has ended."""
         job = self._job(job_id)
         if job.state is ProcessState.PAUSED:
-            job.signal(signal.SIGCONT)
             job.state = ProcessState.RUNNING
+            job.go_on()
+
+    def save(self, job_id: int, now_s: float, deadline_s: float, *, go_on: bool = False) -> None:
+        """Ask for a checkpoint within `deadline_s`, then end the job, or let it `go_on`.
+
+        It must be given time to run until it is VERIFYING. What it saves counts once it is found whole: the state
+        is then SAVED (RUNNING with `go_on`), else UNSAVED. JobError when its contract is another.
+        """
+        job = self._job(job_id)
+        if job.manifest.pause is not Pause.CHECKPOINT:
+            raise JobError(f"job {job_id} ({job.manifest.id}): its pause contract is no checkpoint")
+        if job.state in (ProcessState.RUNNING, ProcessState.PAUSED):
+            job.ask_for_checkpoint(now_s, deadline_s, go_on=go_on)
+
+    def tell(self, job_id: int, budget: Mapping[str, float | None]) -> None:
+        """Write what is left for a job into its `budget.json`; nothing happens when it has ended."""
+        job = self._job(job_id)
+        if job.state in _ALIVE:
+            _put(job.folder / "budget.json", json.dumps(dict(budget)).encode(), job.user)
 
     def terminate(self, job_id: int, now_s: float, grace_s: float) -> None:
         """Ask it to end, and kill it at the first poll after `grace_s`; nothing happens when it is ending."""
         job = self._job(job_id)
-        if job.state in (ProcessState.RUNNING, ProcessState.PAUSED):
+        if job.state in _ALIVE:
             job.state = ProcessState.ENDING
             job.kill_at_s = now_s + grace_s
             job.signal(signal.SIGTERM)
-            job.signal(signal.SIGCONT)  # a stopped process takes no SIGTERM
+            job.go_on()  # a stopped process takes no SIGTERM
 
     def poll(self, now_s: float) -> tuple[ProcessReport, ...]:
         """Report every job that was started and not released; never blocks.
 
-        Some 10 us a job; where outputs are hashed, the time for 4 MiB.
+        Some 2 ms for the process table and, once a second, 10 us for each file of a job's folder; where outputs are
+        hashed, the time for 4 MiB.
         """
-        return tuple([job.poll(now_s) for job in self._jobs.values()])
+        usages = read_sessions([job.pid for job in self._jobs.values() if not job.is_reaped])
+        return tuple([job.poll(now_s, usages.get(job.pid, NOTHING)) for job in self._jobs.values()])
 
     def release(self, job_id: int) -> None:
         """Forget a job whose final report has been recorded; its folder stays. JobError while it runs."""
@@ -195,15 +223,23 @@ class ProcessRunner:
         except KeyError as e:
             raise JobError(f"job {job_id}: was not started") from e
 
-    def _spawn(self, job_id: int, manifest: Manifest, folder: Path) -> _Job:
-        limits = (str(os.getpid()), str(int(manifest.memory_mb * _MB)), str(int(manifest.disk_mb * _MB)))
-        words = (str(self._interpreter), "-I", "-S", launch.__file__, *limits, str(folder))
+    def _spawn(self, job_id: int, manifest: Manifest, folder: Path, bundle: Path, expected_sha256: str) -> _Job:
+        memory_octets, disk_octets = int(manifest.memory_mb * _MB), int(manifest.disk_mb * _MB)
+        user, resumes = _prepare(folder, manifest, bundle, self._sandbox)
+        cgroup = None
+        if self._sandbox.cgroups is not None:
+            cgroup = self._sandbox.cgroups.make(job_id, Limits(memory_octets, PROCESSES_MAX, 0.0))
+        order = self._sandbox.order(
+            folder, memory_octets, disk_octets, int(manifest.deadline_s or _DEADLINE_MAX_S) * _CORES_MAX, user,
+            cgroup.entry if cgroup else "", disk_octets if resumes else 0,
+        )
         work = str(folder / "work")
         environment = {
             "PATH": f"{self._interpreter.parent}:/usr/bin:/bin",
             "HOME": work,
             "TMPDIR": work,
             "LANG": "C.UTF-8",
+            "FLIGHTSW_JOB_DIR": str(folder),
             # One job gets one core of its node; libraries that start a thread a core would fight over it.
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
@@ -212,13 +248,11 @@ class ProcessRunner:
         os.set_blocking(log_write, True)
         descriptors = [log_read]
         try:
-            for name in ("log", "progress"):
-                (folder / name).unlink(missing_ok=True)  # a link that a job left here is not followed
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                descriptors.append(os.open(folder / name, flags, 0o644))
+            descriptors += (_create(folder / name, user if name == "progress" else 0) for name in ("log", "progress"))
             pid = os.posix_spawn(
                 self._interpreter,
-                (*words, *self._wrapper, *manifest.command_words()),
+                (str(self._interpreter), "-I", "-S", launch.__file__, "outside", json.dumps(order),
+                 *manifest.command_words()),
                 environment,
                 file_actions=(
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -232,44 +266,64 @@ class ProcessRunner:
         except OSError:
             for fd in descriptors:
                 os.close(fd)
+            if cgroup is not None:
+                cgroup.remove()
             raise
         finally:
             os.close(log_write)
-        try:
-            descriptors += (os.open(f"/proc/{pid}/{name}", os.O_RDONLY) for name in ("stat", "status"))
-        except OSError:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise
-        return _Job(job_id, manifest, folder, pid, tuple(descriptors))
+        return _Job(job_id, manifest, folder, pid, tuple(descriptors), user, cgroup, expected_sha256,
+                    wrapped=bool(self._sandbox.bwrap))
 
 
 class _Job:
     """One started job and all that is open for it."""
 
-    def __init__(self, job_id: int, manifest: Manifest, folder: Path, pid: int, descriptors: tuple[int, ...]) -> None:
+    def __init__(
+        self, job_id: int, manifest: Manifest, folder: Path, pid: int, descriptors: tuple[int, ...], user: int,
+        cgroup: Cgroup | None, expected_sha256: str, *, wrapped: bool,
+    ) -> None:
         self.pid = pid
+        self.folder = folder
+        self.manifest = manifest
+        self.user = user
         self.state = ProcessState.RUNNING
         self.kill_at_s = float("inf")
         self._job_id = job_id
-        self._manifest = manifest
-        self._folder = folder
         self._descriptors = descriptors
-        self._pipe_fd, self._log_fd, self._progress_fd, self._stat_fd, self._status_fd = descriptors
+        self._pipe_fd, self._log_fd, self._progress_fd = descriptors
+        self._cgroup = cgroup
+        self._expected_sha256 = expected_sha256
+        self._wrapped = wrapped
         self._log_room = LOG_OCTETS_MAX
-        self._tick_hz = os.sysconf("SC_CLK_TCK")
+        self._memory_octets_max = int(manifest.memory_mb * _MB)
+        self._disk_octets_max = int(manifest.disk_mb * _MB)
+        self._measured_s = float("-inf")
+        self._processes: tuple[int, ...] = ()
         self._units_done = 0
         self._exit_code: int | None = None
         self._cpu_s = 0.0
-        self._max_rss_mb = 0.0
+        self._peak_octets = 0
+        self._written_octets = 0
         self._result_sha256 = ""
         self._detail = ""
+        self._breach = ""
         self._digest: Generator[None, None, str] = _digest(folder, manifest)
+        self._save_by_s = float("inf")
+        self._goes_on = False
+        self._verification: Generator[None, None, checkpoint.Checkpoint] | None = None
+        self._saved_units: int | None = None
 
-    def poll(self, now_s: float) -> ProcessReport:
+    @property
+    def is_reaped(self) -> bool:
+        """Whether its process is gone and its number may be another's."""
+        return self._exit_code is not None
+
+    def poll(self, now_s: float, usage: SessionUsage) -> ProcessReport:
         if self._exit_code is None:
-            self._watch(now_s)
-        elif self.state is ProcessState.CHECKING:
+            self._watch(now_s, usage)
+        if self.state is ProcessState.VERIFYING:
+            self._verify()
+        elif self._exit_code is not None and self.state is ProcessState.CHECKING:
             self._check_outputs()
         return ProcessReport(
             self._job_id,
@@ -277,9 +331,11 @@ class _Job:
             self.state,
             self._exit_code,
             self._cpu_s,
-            self._max_rss_mb,
+            self._peak_octets / _MB,
             self._result_sha256,
             self._detail,
+            self._written_octets,
+            self._saved_units,
         )
 
     def signal(self, number: signal.Signals) -> None:
@@ -287,39 +343,160 @@ class _Job:
         if self._exit_code is None:
             os.killpg(self.pid, number)
 
+    def stop(self) -> None:
+        """Stop every process; in a cgroup, also against a SIGCONT from anywhere."""
+        self.signal(signal.SIGSTOP)
+        if self._cgroup is not None:
+            self._cgroup.freeze(True)
+
+    def go_on(self) -> None:
+        """Undo `stop`."""
+        if self._cgroup is not None:
+            self._cgroup.freeze(False)
+        self.signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """End it now and take its exit status."""
         if self._exit_code is None:
-            self.signal(signal.SIGKILL)
+            self._kill_processes()
             self._reap()
         self._digest.close()
+        if self._verification is not None:
+            self._verification.close()
 
-    def _watch(self, now_s: float) -> None:
+    def ask_for_checkpoint(self, now_s: float, deadline_s: float, *, go_on: bool) -> None:
+        self._save_by_s = now_s + deadline_s
+        self._goes_on = go_on
+        self.state = ProcessState.SAVING
+        _make_folder(self.folder / checkpoint.WRITTEN, self.user)
+        _put(self.folder / checkpoint.REQUEST, json.dumps({"deadline_s": deadline_s}).encode(), self.user)
+        self.go_on()
+        self.signal(signal.SIGUSR1)
+
+    def _watch(self, now_s: float, usage: SessionUsage) -> None:
         # The end is looked for first, so that what is read after it is the last word.
         ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         self._read_log()
         self._read_progress()
+        self._measure(now_s, usage)
         if ended:
-            self.signal(signal.SIGKILL)  # whatever it left behind in its group
+            self._kill_processes()  # whatever it left behind
             self._reap()
-            return
-        self._read_usage()
-        if now_s >= self.kill_at_s:
-            self.signal(signal.SIGKILL)
+        elif now_s >= self.kill_at_s or self._breach:
+            self._kill_processes()
+        elif self.state is ProcessState.SAVING:
+            if checkpoint.is_written(self.folder):
+                self._begin_verification()
+            elif now_s >= self._save_by_s:
+                self._lose_checkpoint("not written within its deadline")
+
+    def _measure(self, now_s: float, usage: SessionUsage) -> None:
+        """Take in what all its processes use, and note when that is more than it may."""
+        self._processes = usage.processes
+        core_s, memory_octets = usage.core_s, usage.memory_octets
+        if self._cgroup is not None:
+            counted = self._cgroup.usage()
+            core_s = max(core_s, counted.core_s)
+            memory_octets = max(memory_octets, counted.memory_peak_octets or 0)
+        self._cpu_s = max(self._cpu_s, core_s)
+        self._peak_octets = max(self._peak_octets, memory_octets)
+        if usage.memory_octets > self._memory_octets_max:
+            self._breach = (f"all its processes hold {usage.memory_octets / _MB:.0f} MB of memory, "
+                            f"needs.memory_mb is {self.manifest.memory_mb:g} MB")
+        if now_s - self._measured_s >= _MEASURE_EVERY_S:
+            self._measured_s = now_s
+            octets, entries, whole = measure_folder(self.folder, 2 * self._disk_octets_max, usage.processes)
+            self._written_octets = max(self._written_octets, octets)
+            if octets > self._disk_octets_max + LOG_OCTETS_MAX:
+                self._breach = (f"its folder holds {octets / _MB:.1f} MB, "
+                                f"needs.disk_mb is {self.manifest.disk_mb:g} MB")
+            elif not whole:
+                self._breach = f"its folder cannot be measured: {entries} entries seen"
+
+    def _kill_processes(self) -> None:
+        self.signal(signal.SIGKILL)
+        if self._cgroup is not None:
+            self._cgroup.kill()
+        elif self._exit_code is None:
+            # Its session's number is taken as long as we have not reaped its leader.
+            for pid in self._processes:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    if os.getsid(pid) == self.pid:
+                        os.kill(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         _, status, usage = os.wait4(self.pid, 0)
-        self._exit_code = code = os.waitstatus_to_exitcode(status)
-        self._cpu_s = usage.ru_utime + usage.ru_stime
+        code = os.waitstatus_to_exitcode(status)
+        if self._wrapped and code > 128:  # the sandbox program's way to say by which signal the job ended
+            code = 128 - code
+        self._exit_code = code
+        self._cpu_s = max(self._cpu_s, usage.ru_utime + usage.ru_stime)
         for fd in self._descriptors:
             os.close(fd)
-        if self.state is ProcessState.ENDING:
+        out_of_memory = False
+        if self._cgroup is not None:
+            out_of_memory = self._cgroup.was_out_of_memory()
+            self._cgroup.remove()
+        if self.state is ProcessState.VERIFYING:
+            return
+        if self._breach:
+            self.state = ProcessState.FAILED
+            self._detail = self._breach
+        elif self.state is ProcessState.ENDING:
             self.state = ProcessState.TERMINATED
+        elif self.state is ProcessState.SAVING and code == 0 and checkpoint.is_written(self.folder):
+            self._goes_on = False
+            self._begin_verification()
         elif code == 0:
             self.state = ProcessState.CHECKING
         else:
             self.state = ProcessState.FAILED
-            self._detail = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+            self._detail = "out of memory" if out_of_memory else (
+                f"exit code {code}" if code > 0 else f"killed by {_signal_name(-code)}")
+
+    def _begin_verification(self) -> None:
+        self.stop()
+        self.state = ProcessState.VERIFYING
+        self._verification = checkpoint.check(self.folder / checkpoint.WRITTEN, self._disk_octets_max)
+
+    def _verify(self) -> None:
+        if self._verification is None:
+            return
+        try:
+            next(self._verification)
+        except StopIteration as end:
+            self._keep_checkpoint(end.value)
+        except (ValueError, OSError) as e:
+            self._lose_checkpoint(str(e))
+
+    def _keep_checkpoint(self, found: checkpoint.Checkpoint) -> None:
+        ends = not self._goes_on or self._exit_code is not None
+        if ends and self._exit_code is None:
+            self._kill_processes()
+            self._reap()
+        try:
+            checkpoint.keep(self.folder)
+        except OSError as e:
+            self._lose_checkpoint(str(e))
+            return
+        self._saved_units = found.done_units
+        self._detail = (f"checkpoint of {found.done_units} units, {found.files} files, {found.octets} octets, "
+                        f"MARK SHA-256 {found.mark_sha256}")
+        self.state = ProcessState.SAVED if ends else ProcessState.RUNNING
+        with contextlib.suppress(OSError):
+            (self.folder / checkpoint.REQUEST).unlink()
+        if not ends:
+            self.go_on()
+
+    def _lose_checkpoint(self, why: str) -> None:
+        """End it without the checkpoint: what it did since the last good one is to be done again."""
+        if self._exit_code is None:
+            self.state = ProcessState.ENDING
+            self._kill_processes()
+            self._reap()
+        since = "the good one before" if os.path.lexists(self.folder / checkpoint.GOOD) else "the beginning"
+        self._detail = f"checkpoint not kept: {why}; starts again from {since}"
+        self.state = ProcessState.UNSAVED
 
     def _check_outputs(self) -> None:
         try:
@@ -327,6 +504,10 @@ class _Job:
         except StopIteration as end:
             self._result_sha256 = str(end.value)
             self.state = ProcessState.FINISHED
+            if self._expected_sha256 not in ("", self._result_sha256):
+                self._detail = (f"two runs differ: SHA-256 {self._expected_sha256} at first, "
+                                f"{self._result_sha256} again")
+                self.state = ProcessState.FAILED
         except (JobError, OSError) as e:
             self._detail = str(e)
             self.state = ProcessState.FAILED
@@ -342,28 +523,66 @@ class _Job:
     def _read_progress(self) -> None:
         text = os.pread(self._progress_fd, 32, 0).strip()
         # The job writes this file: what is no number of units that can be is not believed.
-        if text.isdigit() and int(text) <= self._manifest.work_units:
+        if text.isdigit() and int(text) <= self.manifest.work_units:
             self._units_done = int(text)
 
-    def _read_usage(self) -> None:
-        # proc_pid_stat(5): behind the name in parentheses, field 3 first; 14..17 are the processor times.
-        fields = os.pread(self._stat_fd, 1024, 0).rpartition(b")")[2].split()
-        self._cpu_s = sum(map(int, fields[11:15])) / self._tick_hz
-        peak_kb = os.pread(self._status_fd, 4096, 0).partition(b"VmHWM:")[2].split(maxsplit=1)
-        if peak_kb:  # absent once the process has ended
-            self._max_rss_mb = int(peak_kb[0]) / 1024.0
 
+def _prepare(folder: Path, manifest: Manifest, bundle: Path, sandbox: Sandbox) -> tuple[int, bool]:
+    """Make the job's folder, with fresh inputs; what it had in `work`, `out` and its good checkpoint stays.
 
-def _prepare(folder: Path, manifest: Manifest, bundle: Path) -> None:
-    """Make the job's folder, with fresh inputs; what it had in `work` and `out` stays."""
+    Returns its user (0: ours), and whether there is a checkpoint to start from.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    user = sandbox.user_for(folder)
+    resumes = checkpoint.prepare(folder)
     for name in ("in", "out", "work"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).mkdir(exist_ok=True)
     shutil.rmtree(folder / "in")
     (folder / "in").mkdir()
+    if user and folder.stat().st_uid != user:
+        for parent, folders, files in os.walk(folder):
+            for name in (*folders, *files):
+                os.chown(Path(parent, name), user, user, follow_symlinks=False)
+        os.chown(folder, user, user)
+        folder.chmod(0o700)
+        os.chown(folder / "in", 0, 0)
     for name in manifest.inputs:
         target = folder / "in" / name
         shutil.copyfile(bundle / name, target)
         target.chmod(0o444)
+    return user, resumes
+
+
+def _create(path: Path, user: int) -> int:
+    """Make a file anew and open it; a link that a job left there is not followed."""
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    if user:
+        os.fchown(fd, user, user)
+    return fd
+
+
+def _put(path: Path, octets: bytes, user: int) -> None:
+    """Replace a small file whole. The job may do what it likes in its folder: that is then its own loss."""
+    fresh = path.with_name(path.name + ".new")
+    with contextlib.suppress(OSError):
+        fd = _create(fresh, user)
+        try:
+            os.write(fd, octets)
+        finally:
+            os.close(fd)
+        fresh.replace(path)
+
+
+def _make_folder(path: Path, user: int) -> None:
+    with contextlib.suppress(OSError):
+        path.mkdir()
+        if user:
+            os.chown(path, user, user, follow_symlinks=False)
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def _digest(folder: Path, manifest: Manifest) -> Generator[None, None, str]:

@@ -1,0 +1,193 @@
+"""One cgroup v2 a job: what the kernel itself then counts and holds back (Documentation/admin-guide/cgroup-v2).
+
+Owns the folders below one delegated cgroup. Called by `sandbox` and the runner. Uses the controllers that are
+there; a hierarchy without any still freezes and kills whole jobs. Never touches a cgroup that it did not make,
+except to hand controllers down to its children. Under systemd the service says `Delegate=cpu memory pids io`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from flightsw.errors import JobError
+
+CONTROLLERS: Final = ("cpu", "memory", "pids", "io")
+
+_OURS: Final = "flightsw"
+_SUPERVISOR: Final = "supervisor"
+_CPU_PERIOD_US: Final = 100_000
+
+
+class Limits(NamedTuple):
+    """What one job may take; `cores` and `io_octets_s` of 0 mean without bound."""
+
+    memory_octets: int
+    processes: int
+    cores: float
+    io_octets_s: int = 0
+
+
+class CgroupUsage(NamedTuple):
+    """What a job's cgroup has counted. None: the controller that would know is not there."""
+
+    core_s: float
+    memory_peak_octets: int | None
+    written_octets: int | None
+
+
+class CgroupTree:
+    """The delegated cgroup below which each job gets its own."""
+
+    def __init__(self, root: Path, disk: str = "") -> None:
+        """Use the folder `root`; `disk` is the `major:minor` of the device that `io_octets_s` is about."""
+        self.root = root
+        self._disk = disk
+        self.controllers: frozenset[str] = frozenset(_words(root / "cgroup.subtree_control")) & set(CONTROLLERS)
+
+    def make(self, job_id: int, limits: Limits) -> Cgroup:
+        """Make the job's cgroup and set its limits. JobError when the kernel refuses one that it offers."""
+        path = self.root / f"job-{job_id:010d}"
+        settings: list[tuple[str, str, str]] = [
+            ("memory", "memory.max", str(limits.memory_octets)),
+            ("memory", "memory.swap.max", "0"),
+            ("memory", "memory.oom.group", "1"),
+            ("pids", "pids.max", str(limits.processes)),
+            ("cpu", "cpu.weight", "10"),  # behind the supervisor, which has the default of 100
+        ]
+        if limits.cores:
+            settings.append(("cpu", "cpu.max", f"{int(limits.cores * _CPU_PERIOD_US)} {_CPU_PERIOD_US}"))
+        if limits.io_octets_s and self._disk:
+            settings.append(("io", "io.max", f"{self._disk} wbps={limits.io_octets_s}"))
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                Cgroup(path).kill()  # left by a supervisor that was killed
+                path.rmdir()
+            path.mkdir()
+            for controller, name, value in settings:
+                # A kernel without swap has no memory.swap.max, and needs none.
+                if controller in self.controllers and (name != "memory.swap.max" or (path / name).exists()):
+                    (path / name).write_text(value)
+        except OSError as e:
+            raise JobError(f"job {job_id}: cgroup {path}: {e.strerror}") from e
+        return Cgroup(path)
+
+
+class Cgroup:
+    """One job's cgroup; it outlives the job's processes until `remove`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def entry(self) -> str:
+        """File that a process writes `0` into to join."""
+        return str(self.path / "cgroup.procs")
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop or continue every process, whatever signals it ignores or gets."""
+        self._write("cgroup.freeze", "1" if frozen else "0")
+
+    def kill(self) -> None:
+        """SIGKILL every process in it; kernels before 5.14 know no `cgroup.kill` and get a signal for each."""
+        if (self.path / "cgroup.kill").exists():
+            self._write("cgroup.kill", "1")
+            return
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+
+    def processes(self) -> tuple[int, ...]:
+        """Process ids in it; empty when it is gone."""
+        return tuple(map(int, _words(self.path / "cgroup.procs")))
+
+    def usage(self) -> CgroupUsage:
+        """Read the counters."""
+        cpu = _table(self.path / "cpu.stat")
+        peak = _words(self.path / "memory.peak") or _words(self.path / "memory.current")
+        written = [int(word[7:]) for word in _words(self.path / "io.stat") if word.startswith("wbytes=")]
+        return CgroupUsage(
+            cpu.get("usage_usec", 0) * 1e-6,
+            int(peak[0]) if peak else None,
+            sum(written) if (self.path / "io.stat").exists() else None,
+        )
+
+    def was_out_of_memory(self) -> bool:
+        """Whether the kernel killed something in it for memory."""
+        return _table(self.path / "memory.events").get("oom_kill", 0) > 0
+
+    def remove(self) -> None:
+        """Remove it; one that still holds a process stays, and `make` clears it away."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    def _write(self, name: str, value: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / name).write_text(value)
+
+
+def open_tree(proc: Path = Path("/proc/self"), disk: str = "") -> tuple[CgroupTree | None, str]:
+    """Find a cgroup v2 that is ours to divide; return it, or None and why there is none.
+
+    As the superuser of a machine without a service manager that is `flightsw` below our own cgroup, otherwise our
+    own, if it was delegated; the supervisor then moves into a leaf, because a cgroup that hands controllers down
+    may hold no process itself.
+    """
+    mount, own = _mount_point(proc / "mounts"), _own_path(proc / "cgroup")
+    if mount is None or own is None:
+        return None, "no cgroup v2 is mounted"
+    here = mount / own
+    try:
+        if own == Path():
+            root = here / _OURS
+            _hand_down(here)
+            root.mkdir(exist_ok=True)
+        else:
+            root = here.parent if here.name == _SUPERVISOR else here
+            leaf = root / _SUPERVISOR
+            leaf.mkdir(exist_ok=True)
+            (leaf / "cgroup.procs").write_text("0")
+        _hand_down(root)
+    except OSError as e:
+        return None, f"cgroup {here} is not delegated to us: {e.strerror}"
+    return CgroupTree(root, disk), ""
+
+
+def _hand_down(folder: Path) -> None:
+    """Offer the controllers that are there to the children of `folder`."""
+    missing = set(_words(folder / "cgroup.controllers")) & set(CONTROLLERS)
+    missing -= set(_words(folder / "cgroup.subtree_control"))
+    for controller in sorted(missing):
+        with contextlib.suppress(OSError):  # a controller that is held back leaves the others
+            (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def _mount_point(mounts: Path) -> Path | None:
+    for line in _lines(mounts):
+        fields = line.split()
+        if len(fields) > 2 and fields[2] == "cgroup2":
+            return Path(fields[1].encode().decode("unicode_escape"))  # a blank is written as \040
+    return None
+
+
+def _own_path(cgroup: Path) -> Path | None:
+    own = [line[3:] for line in _lines(cgroup) if line.startswith("0::")]
+    return Path(own[0].lstrip("/")) if own else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _words(path: Path) -> list[str]:
+    return [word for line in _lines(path) for word in line.split()]
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Read a file of `name number` lines."""
+    return {name: int(value) for name, value in (line.split() for line in _lines(path))}
