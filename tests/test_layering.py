@@ -32,7 +32,8 @@ ALLOWED = {
     "flightsw.board": {"flightsw.errors", "flightsw.state", "flightsw.clock", "flightsw.dictionary", "flightsw.link"},
     "flightsw.store": {"flightsw.errors", "flightsw.state", "flightsw.clock", "flightsw.dictionary"},
     "flightsw.jobs": {
-        "flightsw.errors", "flightsw.state", "flightsw.clock", "flightsw.dictionary", "flightsw.store",
+        "flightsw.errors", "flightsw.state", "flightsw.clock", "flightsw.declared", "flightsw.dictionary",
+        "flightsw.store",
     },
     "flightsw": {"flightsw"},  # the supervisor, guardian's client and composition root see everything
     "ground": {

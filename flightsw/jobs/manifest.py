@@ -33,6 +33,8 @@ MANIFEST_OCTETS_MAX: Final = 16_384
 FILES_MAX: Final = 64
 WORDS_MAX: Final = 64
 NAMES_MAX: Final = 64
+SUMS_FILE: Final = "SHA256SUMS"
+SIGNATURE_FILE: Final = "SHA256SUMS.sig"
 UNITS_WORD: Final = "{units}"
 DEADLINE_MAX_S: Final = 2_592_000.0  # 30 days
 RETENTION_DEFAULT_S: Final = 604_800.0
@@ -278,8 +280,9 @@ def _contradictions(given: _File) -> Iterator[str]:
     yield from _list_problems("job.command", job.command, 1, WORDS_MAX, distinct=False)
     yield from _list_problems("job.inputs", job.inputs, 0, FILES_MAX)
     yield from _list_problems("job.outputs", job.outputs, 1, FILES_MAX)
-    if "job.toml" in job.inputs:
-        yield "job.inputs: job.toml is in every bundle and is not listed"
+    for name in ("job.toml", SUMS_FILE, SIGNATURE_FILE):
+        if name in job.inputs:
+            yield f"job.inputs: {name} is in every bundle and is not listed"
     if (job.deadline_s is None) == (job.deadline_utc is None):
         yield "job.deadline_s: expected exactly one of deadline_s and deadline_utc"
     if job.deadline_utc is not None and _unix_s(job.deadline_utc) is None:
