@@ -12,8 +12,7 @@ import math
 from collections.abc import Iterable
 
 from flightsw.decide import admission, dispatch, governor, planner
-from flightsw.decide.accounts import Accounts, Balance, Room
-from flightsw.decide.capacity import CapacityCurve
+from flightsw.decide.accounts import Accounts, Balance
 from flightsw.decide.price import Demand
 from flightsw.decide.windows import NO_WINDOWS
 from flightsw.dictionary import commands
@@ -107,6 +106,7 @@ class Brain:
                 self._accounts.reopen(job)
         self._windows = NO_WINDOWS
         self._edge_s = math.inf  # when a job's ban next begins or ends
+        self._look_s = -math.inf  # before this time no open job is late and no answer is due
         self._demand = Demand()
         self._plan: Plan | None = None
         self._nodes: tuple[NodeCommand, ...] = (self._off,) * mission.compute.nodes
@@ -152,7 +152,7 @@ class Brain:
             self._follow(inputs, turn)
         if inputs.bans:
             self._windows = self._windows.learn(inputs.bans, now_s)
-            self._edge_s = now_s
+            self._edge_s = self._look_s = now_s
         if now_s >= self._edge_s and inputs.storage_works:
             self._cross_borders(now_s, turn)
         if estimate.dark_nodes != self._dark:
@@ -265,6 +265,7 @@ class Brain:
             turn.events.append(Event("job_refused", (spec.job_id, reason, "jobs_open_max", spec.arrival_s, _NO_OFFER)))
             return
         self._open[spec.job_id] = JobView(spec, JobState.QUEUED, 0.0, -1)
+        self._look_s = min(self._look_s, self._answer_due_s(spec))
         turn.transitions.append(JobTransition(spec.job_id, JobState.QUEUED, "", 0.0, spec))
         turn.events.append(Event("job_queued", (spec.job_id, spec.work_units, spec.value, spec.deadline_s,
                                                 self._answer_due_s(spec))))
@@ -287,17 +288,21 @@ class Brain:
             else:
                 self._end(progress.job_id, JobState.FAILED, progress.detail, turn)
                 turn.events.append(Event("job_failed", (progress.job_id, progress.detail)))
-        late = []
-        for job in self._open.values():
-            if inputs.now_s > job.spec.deadline_s:
-                late.append(job)
-            elif job.state is JobState.QUEUED and inputs.now_s >= self._answer_due_s(job.spec):
-                turn.reconsider = True
-        for job in late:
+        if inputs.now_s >= self._look_s:
+            self._look_at_times(inputs.now_s, turn)
+
+    def _look_at_times(self, now_s: float, turn: _Turn) -> None:
+        """End jobs that are late, see to it that due ones are answered, and note when to look again."""
+        for job in [job for job in self._open.values() if now_s > job.spec.deadline_s]:
             if job.state is not JobState.QUEUED:
                 self.tally.broken += 1
             self._end(job.spec.job_id, JobState.EXPIRED, "deadline", turn)
             turn.events.append(Event("job_expired", (job.spec.job_id,)))
+        queued = [job.spec for job in self._open.values() if job.state is JobState.QUEUED]
+        due_s = min(map(self._answer_due_s, queued), default=math.inf)
+        if now_s >= due_s:
+            turn.reconsider = True
+        self._look_s = min([due_s, *(job.spec.deadline_s for job in self._open.values())])
 
     def _end(self, job_id: int, state: JobState, detail: str, turn: _Turn) -> None:
         """A job leaves for good."""
@@ -340,31 +345,29 @@ class Brain:
         A job whose owner allows it waits for its answer while the nodes have enough to do: a promise given
         early is paid for by every better job that comes later.
         """
-        waiting = [job for job in self._open.values() if job.state is JobState.QUEUED]
-        if not waiting:
-            return
         promised = self._promised()
         nodes = self._mission.compute.nodes - len(estimate.dark_nodes)
+        waiting = [job for job in self._open.values() if job.state is JobState.QUEUED
+                   and (len(promised) < nodes or now_s >= self._answer_due_s(job.spec))]
+        if not waiting:
+            return
         waiting.sort(key=lambda job: (-job.spec.value / job.spec.work_units, job.spec.job_id))
-        curve: CapacityCurve | None = None  # drawn for the first job that is considered, the same for all
-        room: Room | None = None  # likewise; what is promised takes from it
+        desk = admission.Desk(promised, plan, self._accounts.room(now_s, promised), estimate, self.mode, self._mission,
+                              self._windows)
         price = self._demand.price(now_s, sum(plan.rate_units_s) / len(plan.rate_units_s))
         for job in waiting:
             spec = job.spec
             is_due = now_s >= self._answer_due_s(spec)
             if not is_due and len(promised) >= nodes:
                 continue
-            curve = curve or admission.supply(plan, estimate, self._mission)
-            room = room or self._accounts.room(now_s, promised)
-            answer = admission.admit(spec, promised, plan, curve, room, estimate, self.mode, self._mission,
-                                     self._windows)
+            answer = desk.answer(spec, counter_offer=is_due)
             if isinstance(answer, Promise) and len(promised) >= nodes and spec.value / spec.work_units < price:
                 answer = Refusal(spec.job_id, (RefusalReason.OUTBID,), "value", now_s, None)
             if isinstance(answer, Promise):
                 self._open[spec.job_id] = job._replace(state=JobState.PROMISED)
                 promised.append(self._open[spec.job_id])
                 self._accounts.open(spec, answer.energy_j)
-                room.take(spec, spec.work_units)
+                desk.promise(spec)
                 self.tally.promised += 1
                 turn.transitions.append(JobTransition(spec.job_id, JobState.PROMISED, "", 0.0, None))
                 turn.events.append(Event("job_promised", (spec.job_id, answer.finish_by_s,

@@ -3,15 +3,28 @@
 The one question behind every promise: laid out on the nodes in order of deadline, each job whole and on
 one node at a time, does every job end in time? Work is laid on the least loaded node and each node is
 given an equal share of the plan's capacity, which real dispatch can only better.
+
+Two facts keep the answers cheap. A layout is monotone: more load anywhere lets no later job end earlier.
+And load put on all nodes alike moves every later job by as much, so that one more job delays none behind it
+by more than it costs itself.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from heapq import heapreplace
+from itertools import accumulate
 from typing import NamedTuple
 
 from flightsw.state import Plan
+
+_STEPS_IN_TURN = 32768
+"""Jobs that a search for a deadline lays out while it tries place after place: all places of 256 jobs."""
+
+_ROUNDING_UNITS = 1e-3
+"""Far above what adding up the loads of thousands of jobs can be wrong by, far below any job."""
 
 
 class Demand(NamedTuple):
@@ -69,52 +82,120 @@ class CapacityCurve:
         return times[i - 1] + share * (times[i] - times[i - 1])
 
 
-class Misfit(NamedTuple):
-    """The first job, in order of deadline, that would end late, and when it would end (None: never)."""
+class _Task(NamedTuple):
+    """A job in the order of the layout."""
 
+    deadline_s: float
     job_id: int
-    ends_s: float | None
+    cost: float  # load that it puts on its node
+    room: float  # load that a node may end the job with, for it to be in time
+    afforded: float  # load that any node can have worked off by its deadline
 
 
-def first_misfit(demands: Sequence[Demand], curve: CapacityCurve, nodes: int, overhead_units: float) -> Misfit | None:
-    """Lay out `demands`; return the first that would be late, None when all fit. O(n log n)."""
-    return _lay([0.0] * nodes, _in_order(demands), curve, overhead_units)
+class Layout:
+    """Whole jobs laid out in order of deadline, each on the least loaded of `nodes`, at `overhead_units` each.
 
-
-def earliest_deadline_s(units: float, not_before_s: float, others: Sequence[Demand], curve: CapacityCurve, nodes: int,
-                        overhead_units: float) -> float | None:
-    """Earliest deadline from `not_before_s` on at which a job of `units` fits among `others`, to the second.
-
-    None when there is none. Fitting is not monotone in the deadline (a job with a later one is laid out behind
-    jobs that may block the only node it could end on in time), so each place in the order is tried in turn.
+    The nodes' loads before each place in the order are kept: a question about one more job starts there.
     """
-    order = _in_order(others)
-    loads = [0.0] * nodes
-    for place in range(len(order) + 1):
-        ends_s = curve.time_of(min(loads) + units + overhead_units)
-        if ends_s is None:
+
+    def __init__(self, demands: Iterable[Demand], curve: CapacityCurve, nodes: int, overhead_units: float) -> None:
+        self._curve = curve
+        self._overhead = overhead_units
+        self._tasks = sorted(self._task(demand) for demand in demands)
+        self._loads: list[tuple[float, ...]] = [(0.0,) * nodes]  # heaps; one before each place, one after the last
+        self._lay_from(0)
+
+    @property
+    def fits(self) -> bool:
+        """True when every job ends in time."""
+        return self._slack[0] >= 0.0
+
+    def takes(self, demand: Demand) -> bool:
+        """Return whether every job and one more end in time. O(log n), and O(n) where the packing decides."""
+        task = self._task(demand)
+        place = bisect_left(self._tasks, task)
+        in_time = self._loads[place][0] + task.cost <= task.room
+        return self.fits and in_time and self._first_late(place, task.cost) is None
+
+    def add(self, demand: Demand) -> None:
+        """Lay out one more job. O(n)."""
+        task = self._task(demand)
+        place = bisect_left(self._tasks, task)
+        self._tasks.insert(place, task)
+        self._lay_from(place)
+
+    def earliest_deadline_s(self, units: float, not_before_s: float) -> float | None:
+        """Return the deadline after `not_before_s`, to the second, at which a job of `units` is taken. O(n log n).
+
+        None when there is none. Fitting is not monotone in the deadline (a job with a later one is laid out behind
+        jobs that may block the only node it could end on in time), so the places in the order are tried in turn
+        and the answer is the earliest. Among more than 256 jobs the search may reach `_STEPS_IN_TURN`: it bisects
+        the places that are left, and a chance fit ahead of the one that it finds may go unseen.
+        """
+        cost = units + self._overhead
+        places = self._places(cost, not_before_s) if self.fits else []
+        if not places:
             return None
-        from_s = max(not_before_s, order[place - 1].deadline_s if place else not_before_s)
-        deadline_s = max(from_s, ends_s) + 1.0
-        if place == len(order) or deadline_s < order[place].deadline_s:
-            tried = loads.copy()
-            tried[tried.index(min(tried))] += units + overhead_units
-            if _lay(tried, order[place:], curve, overhead_units) is None:
-                return deadline_s
-        if place < len(order) and _lay(loads, order[place:place + 1], curve, overhead_units) is not None:
-            return None
-    return None
+        low, high, steps = 0, len(places) - 1, 0  # the last one fits
+        while low < high:
+            tried = low if steps < _STEPS_IN_TURN else (low + high) // 2
+            place = places[tried][0]
+            late = self._first_late(place, cost)
+            if late is None:
+                high = tried
+            else:
+                low = tried + 1
+                steps += late + 1 - place
+        return places[high][1]
 
+    def _places(self, cost: float, not_before_s: float) -> list[tuple[int, float]]:
+        """Return the places where a job of `cost` ends in time itself, each with the deadline that leads there.
 
-def _in_order(demands: Sequence[Demand]) -> list[Demand]:
-    return sorted(demands, key=lambda d: (d.deadline_s, d.job_id))
+        They begin where enough would be left for all behind if jobs could be divided, and end where all behind
+        have more time to spare than the job costs. Empty when the plan affords nothing.
+        """
+        first = max(bisect_left(self._spare, cost - _ROUNDING_UNITS),
+                    bisect_right(self._tasks, not_before_s, key=lambda task: task.deadline_s))
+        after_s = max(not_before_s, self._tasks[first - 1].deadline_s) if first else not_before_s
+        places: list[tuple[int, float]] = []
+        for place in range(first, len(self._tasks) + 1):
+            ends_s = self._curve.time_of(self._loads[place][0] + cost)
+            if ends_s is None:
+                return []
+            deadline_s = max(after_s, ends_s) + 1.0
+            after_s = self._tasks[place].deadline_s if place < len(self._tasks) else math.inf
+            if deadline_s < after_s:
+                places.append((place, deadline_s))
+                if cost + _ROUNDING_UNITS <= self._slack[place]:
+                    break
+        return places
 
+    def _first_late(self, place: int, cost: float) -> int | None:
+        """Return the first place behind a job of `cost` at `place` whose job it would make late, None for none."""
+        loads = list(self._loads[place])
+        heapreplace(loads, loads[0] + cost)
+        safe = bisect_left(self._slack, cost + _ROUNDING_UNITS)  # from there on no job can be made late
+        for behind, task in enumerate(self._tasks[place:safe], place):
+            ends = loads[0] + task.cost
+            if ends > task.room:
+                return behind
+            heapreplace(loads, ends)
+        return None
 
-def _lay(loads: list[float], order: Sequence[Demand], curve: CapacityCurve, overhead_units: float) -> Misfit | None:
-    """Lay each job of `order` on the least loaded node, adding to `loads`; stop at the first that is late."""
-    for demand in order:
-        node = loads.index(min(loads))
-        loads[node] += demand.units + overhead_units
-        if curve.units_by(demand.deadline_s) < loads[node] + demand.lost_units:
-            return Misfit(demand.job_id, curve.time_of(loads[node] + demand.lost_units))
-    return None
+    def _task(self, demand: Demand) -> _Task:
+        afforded = self._curve.units_by(demand.deadline_s)
+        return _Task(demand.deadline_s, demand.job_id, demand.units + self._overhead, afforded - demand.lost_units,
+                     afforded)
+
+    def _lay_from(self, place: int) -> None:
+        """Lay out the jobs from `place` on; note what each place leaves to all jobs from there on."""
+        del self._loads[place + 1:]
+        loads = list(self._loads[place])
+        for task in self._tasks[place:]:
+            heapreplace(loads, loads[0] + task.cost)
+            self._loads.append(tuple(loads))
+        nodes = len(loads)
+        slack = [task.room - (before[0] + task.cost) for task, before in zip(self._tasks, self._loads, strict=False)]
+        spare = [nodes * task.afforded - sum(after) for task, after in zip(self._tasks, self._loads[1:], strict=True)]
+        self._slack = [*accumulate(reversed(slack), min, initial=math.inf)][::-1]
+        self._spare = [*accumulate(reversed(spare), min)][::-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from heapq import heapreplace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from reference_satellite import estimate, mission
 
 from flightsw.decide.accounts import Accounts
-from flightsw.decide.admission import HELD_BACK_FRAC, admit, demands_of, supply
+from flightsw.decide.admission import HELD_BACK_FRAC, Desk, cost_units
 from flightsw.state import (
     Estimate,
     JobSpec,
@@ -47,9 +48,13 @@ def answer(job: JobSpec, others: list[JobView], rate: float = 2.0, dark: tuple[i
 
 
 def ask(job: JobSpec, others: list[JobView], p: Plan, e: Estimate, mode: Mode) -> Promise | Refusal:
+    return desk(others, p, e, mode).answer(job)
+
+
+def desk(others: list[JobView], p: Plan, e: Estimate, mode: Mode = Mode.COMPUTE) -> Desk:
     accounts = Accounts(M)
     accounts.follow(p, 1.0, (), M.parameters["battery_floor_frac"])
-    return admit(job, others, p, supply(p, e, M), accounts.room(0.0, others), e, mode, M)
+    return Desk(others, p, accounts.room(0.0, others), e, mode, M)
 
 
 jobs = st.builds(
@@ -106,6 +111,42 @@ def test_a_counter_offer_is_admitted_when_it_is_taken_up_and_nothing_clearly_ear
             assert isinstance(answer(earlier, others, rate), Refusal)
 
 
+def ends_of(jobs: list[JobSpec], per_s: float) -> dict[int, float]:
+    """When each job ends where a free node takes the next by deadline and does `per_s` units a second."""
+    free_s = [0.0] * NODES
+    ends_s = {}
+    for job in sorted(jobs, key=lambda job: (job.deadline_s, job.job_id)):
+        ends_s[job.job_id] = free_s[0] + (job.work_units * max(1.0, job.activity_frac) + M.compute.restore_s) / per_s
+        heapreplace(free_s, ends_s[job.job_id])
+    return ends_s
+
+
+offers = st.lists(st.tuples(st.integers(10, 4000).map(float), st.integers(100, 20_000).map(float),
+                            st.sampled_from([0.75, 1.0, 1.5])), max_size=30)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(offers, st.sampled_from([0.3, 1.0, 2.0]), st.randoms(use_true_random=False))
+def test_what_one_desk_promises_fits_and_is_what_a_fresh_desk_would(
+    offered: list[tuple[float, float, float]], rate: float, random
+) -> None:  # type: ignore[no-untyped-def]
+    p, e = plan(rate), estimate(0.0)
+    one, kept = desk([], p, e), []
+    for job_id, (work, deadline_s, activity) in enumerate(offered, 1):
+        job = spec(job_id, work, deadline_s, activity)
+        views = [JobView(known, JobState.PROMISED, 0.0, -1) for known in kept]
+        random.shuffle(views)
+        answered = one.answer(job)
+        assert desk(views, p, e).answer(job) == answered  # in whatever order the promises are listed
+        unheard = one.answer(job, counter_offer=False)
+        assert unheard == (answered if isinstance(answered, Promise) else answered._replace(counter_deadline_s=None))
+        if isinstance(answered, Promise):
+            one.promise(job)
+            kept.append(job)
+    ends_s = ends_of(kept, rate / NODES * (1.0 - HELD_BACK_FRAC))
+    assert all(ends_s[job.job_id] <= job.deadline_s + 1e-6 for job in kept)
+
+
 def test_counter_offers_are_made_where_they_can_be() -> None:
     refusal = answer(spec(work=3000.0, deadline_s=3000.0), [])
     assert isinstance(refusal, Refusal)
@@ -128,10 +169,8 @@ def test_a_thirsty_job_takes_more_of_the_plan() -> None:
     """The plan is in watts: work at 1.5 times the nominal draw takes 1.5 times the capacity."""
     assert isinstance(answer(spec(work=1600.0, activity=1.0), []), Promise)
     assert isinstance(answer(spec(work=1600.0, activity=1.5), []), Refusal)
-    thirsty = [JobView(spec(7, 1600.0, activity=1.5), JobState.PROMISED, 100.0, -1)]
-    assert demands_of(thirsty)[0].units == pytest.approx(1500.0 * 1.5)
-    frugal = [JobView(spec(7, 1600.0, activity=0.75), JobState.PROMISED, 100.0, -1)]
-    assert demands_of(frugal)[0].units == pytest.approx(1500.0)  # it is no faster for it
+    assert cost_units(spec(7, 1600.0, activity=1.5), 100.0) == pytest.approx(1500.0 * 1.5)
+    assert cost_units(spec(7, 1600.0, activity=0.75), 100.0) == pytest.approx(1500.0)  # it is no faster for it
 
 
 @pytest.mark.parametrize(
@@ -191,7 +230,7 @@ def test_a_reserve_that_does_not_last_is_named_beside_capacity_and_alone() -> No
     job = spec(work=1000.0, deadline_s=10_000.0)
 
     def ask_now(asked: JobSpec) -> Promise | Refusal:
-        return admit(asked, others, p, supply(p, e, M), accounts.room(0.0, others), e, Mode.COMPUTE, M)
+        return Desk(others, p, accounts.room(0.0, others), e, Mode.COMPUTE, M).answer(asked)
 
     assert isinstance(ask_now(job), Promise)
     for now_s in range(0, 200):
