@@ -72,6 +72,30 @@ class Bounded(NamedTuple):
     high: float
 
 
+class Factor(NamedTuple):
+    """What one of the mission's numbers really is, as a factor on it, and the bound of that factor's own error."""
+
+    frac: float
+    error_frac: float
+
+
+class Learnt(NamedTuple):
+    """What telemetry has shown of the satellite; None where it has not shown anything yet.
+
+    `array` is the power that the array gives, `radiator` the heat that the radiator gets rid of, `bus` the load
+    besides nodes, heater and transmitter, `plate_link` and `die_links` conductances to radiator and plate.
+    """
+
+    array: Factor | None = None
+    radiator: Factor | None = None
+    bus: Factor | None = None
+    plate_link: Factor | None = None
+    die_links: tuple[Factor | None, ...] = ()
+
+
+AS_DESIGNED = Learnt()
+
+
 class Estimate(NamedTuple):
     """The satellite's state as the flight software believes it.
 
@@ -79,6 +103,7 @@ class Estimate(NamedTuple):
     `blind` names the sensors whose absence forbids all compute; it is empty when the state is known.
     `dark_nodes` are the compute nodes whose own temperature is not known: those alone stay off. `pack_frac`
     is the battery's learnt capacity relative to the mission's; `battery_j` counts in the mission's joules.
+    `learnt` is what else telemetry has shown to be other than the mission says.
     """
 
     now_s: float
@@ -91,6 +116,7 @@ class Estimate(NamedTuple):
     blind: tuple[str, ...]
     dark_nodes: tuple[int, ...]
     pack_frac: float = 1.0
+    learnt: Learnt = AS_DESIGNED
 
 
 class Pause(IntEnum):

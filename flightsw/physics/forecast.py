@@ -21,7 +21,7 @@ from flightsw.mission import Mission
 from flightsw.orbit import SOLAR_CONSTANT_W_M2, Attitude, Eclipse, Orbit, Pass
 from flightsw.physics import model
 from flightsw.physics.units import J_PER_WH, KELVIN
-from flightsw.state import Estimate
+from flightsw.state import AS_DESIGNED, Estimate, Learnt
 
 Array = npt.NDArray[np.float64]
 
@@ -42,6 +42,14 @@ _LANES = 144
 PLAN_CAUTION = 0.4
 """How far plans lean to the worst case. The governor goes all the way and keeps the limits; a plan that did
 would leave unused what hardly ever happens, one that did not at all would be cut by the governor every day."""
+
+
+class Surroundings(NamedTuple):
+    """What reaches the satellite at one moment, as forecast; `transmits` when a pass is on."""
+
+    array_flux_w_m2: float
+    radiator_heat_w: float
+    transmits: bool
 
 
 class Sky(NamedTuple):
@@ -101,6 +109,7 @@ class Forecaster:
                                precision=64)
         model.fill_constants(self._levels, mission, PLAN_CAUTION)
         model.fill_constants(self._backup, mission, 1.0)
+        self._filled: dict[float, Learnt] = {PLAN_CAUTION: AS_DESIGNED, 1.0: AS_DESIGNED}
         self._off_w = mission.compute.modes[0].draw_w
 
     # --- orbit -------------------------------------------------------------------------------------
@@ -121,6 +130,11 @@ class Forecaster:
             0.0 if contact is None else contact.los_unix_s - contact.aos_unix_s,
             0.0 if contact is None else contact.peak_elevation_deg,
         )
+
+    def surroundings(self, now_s: float) -> Surroundings:
+        """What reaches the satellite at `now_s`; what the learners hold measurements against."""
+        i = self._cover(now_s)
+        return Surroundings(float(self._flux[i]), float(self._heat_w[i, self._at.radiator]), bool(self._tx_w[i] > 0.0))
 
     def lit_slots(self, now_s: float) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Slots of the horizon, `SLOT_S` long: their ends on the `now_s` axis and whether the Sun shines in them."""
@@ -270,6 +284,9 @@ class Forecaster:
         rollout.array_flux_w_m2[:steps] = self._flux[first:first + steps]
         rollout.heat_w[:steps] = self._heat_w[first:first + steps]
         rollout.tx_w[:steps] = self._tx_w[first:first + steps]
+        if estimate.learnt != self._filled[caution]:
+            model.fill_constants(rollout, self._mission, caution, estimate.learnt)
+            self._filled[caution] = estimate.learnt
         rows, at = rollout.params, self._at
         start_k, limits = rows["temperature_k"], rows["limit_k"]
         margin_k = self._mission.margins.temperature_k

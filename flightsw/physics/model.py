@@ -11,6 +11,7 @@ from typing import NamedTuple
 from flightsw.kernels import Rollout, Topology
 from flightsw.mission import Mission
 from flightsw.physics.units import J_PER_WH, KELVIN
+from flightsw.state import AS_DESIGNED, Factor, Learnt
 
 
 class NodeIndex(NamedTuple):
@@ -39,11 +40,26 @@ def topology(mission: Mission) -> Topology:
     return Topology(at.total, links, tuple(dies), at.array, at.battery, at.bus, at.battery)
 
 
-def fill_constants(rollout: Rollout, mission: Mission, caution: float) -> None:
+def scale(factor: Factor | None, margin_frac: float, caution: float, *, more_is_worse: bool = False) -> float:
+    """Return the factor on a mission's number at `caution` (0: best guess, 1: the worst credible).
+
+    What telemetry has shown to be worse than the mission says counts in full, for everybody. What it has shown to be
+    better counts only below full caution, and no further than the mission's margin: a governor that believed good
+    news could be talked out of its wall by a drifting sensor, a plan that did only loses work. The margin shrinks
+    to the learnt factor's own bound, which holds the sensors' accuracy and so never falls to nothing.
+    """
+    best, error_frac = (1.0, margin_frac) if factor is None else (factor.frac, min(factor.error_frac, margin_frac))
+    hope_frac = margin_frac if caution < 1.0 else 0.0
+    if more_is_worse:
+        return max(best, 1.0 - hope_frac) * (1.0 + caution * error_frac)
+    return min(best, 1.0 + hope_frac) * (1.0 - caution * error_frac)
+
+
+def fill_constants(rollout: Rollout, mission: Mission, caution: float, learnt: Learnt = AS_DESIGNED) -> None:
     """Write the satellite's parameters into a rollout's shared rows.
 
     `caution` moves each that far (0: not, 1: all the way) to the end of its margin at which the satellite is
-    hotter and has less energy.
+    hotter and has less energy; the margins lie around what is `learnt` (see `scale`).
     """
     at = node_index(mission)
     array, battery, thermal, bus, margins = (
@@ -54,19 +70,23 @@ def fill_constants(rollout: Rollout, mission: Mission, caution: float) -> None:
         thermal.plate_heat_capacity_j_k, thermal.radiator_heat_capacity_j_k, thermal.bus_heat_capacity_j_k,
         battery.heat_capacity_j_k, array.heat_capacity_j_k,
     ]
-    links = [thermal.die_to_plate_w_k] * mission.compute.nodes + [
-        thermal.plate_to_radiator_w_k, thermal.plate_to_bus_w_k, battery.to_bus_w_k,
+    die_links = learnt.die_links or (None,) * mission.compute.nodes
+    links = [thermal.die_to_plate_w_k * scale(link, 0.0, caution) for link in die_links] + [
+        thermal.plate_to_radiator_w_k * scale(learnt.plate_link, 0.0, caution), thermal.plate_to_bus_w_k,
+        battery.to_bus_w_k,
     ]
     radiating = [0.0] * at.total
-    radiating[at.radiator] = thermal.radiator_area_m2 * thermal.radiator_emissivity
-    radiating[at.bus] = thermal.bus_area_m2 * thermal.bus_emissivity
-    radiating[at.array] = array.area_m2 * array.emissivity_both
+    radiating[at.radiator] = thermal.radiator_area_m2 * thermal.radiator_emissivity * scale(
+        learnt.radiator, margins.radiating_frac, caution)
+    as_designed = scale(None, margins.radiating_frac, caution)
+    radiating[at.bus] = thermal.bus_area_m2 * thermal.bus_emissivity * as_designed
+    radiating[at.array] = array.area_m2 * array.emissivity_both * as_designed
     for i, value in enumerate(capacity):
         set_row["capacity_j_k"][i, :] = value
     for i, value in enumerate(links):
         set_row["link_w_k"][i, :] = value
     for i, value in enumerate(radiating):
-        set_row["radiating_m2"][i, :] = value * (1.0 - caution * margins.radiating_frac)
+        set_row["radiating_m2"][i, :] = value
     for name, value in {
         "battery_capacity_j": battery.capacity_wh * J_PER_WH * (1.0 - caution * margins.battery_capacity_frac),
         "ocv_empty_v": battery.empty_v,
@@ -77,11 +97,11 @@ def fill_constants(rollout: Rollout, mission: Mission, caution: float) -> None:
         "charge_eff_frac": battery.charge_efficiency_frac,
         "array_area_m2": array.area_m2,
         "array_eff_frac": array.efficiency_frac * array.mppt_frac * array.health_frac
-        * (1.0 - caution * margins.array_frac),
+        * scale(learnt.array, margins.array_frac, caution),
         "array_ref_k": array.reference_c + KELVIN,
         "array_coeff_per_k": array.temp_coeff_per_k,
         "array_absorpt_frac": array.absorptivity,
-        "bus_w": bus.idle_w * (1.0 + caution * margins.bus_frac),
+        "bus_w": bus.idle_w * scale(learnt.bus, margins.bus_frac, caution, more_is_worse=True),
         "tx_heat_frac": bus.transmitter_heat_frac,
         "heater_w": battery.heater_w,
         "heater_on_k": battery.heater_on_c + KELVIN,
