@@ -70,7 +70,7 @@ class Supervisor:
         self._recorder = recorder
         self._facts = facts
         self._noted_s = facts.facts.now_s
-        self._estimator = Estimator(mission)
+        self._estimator = Estimator(mission, forecaster)
         self._obt_offset_s = obt_offset_s
         self._boot_count = boot_count
         self._always_transmit = always_transmit

@@ -558,8 +558,9 @@ def replay(recording: Path) -> Replay:
     """Decide every recorded tick again, from its recorded inputs, and compare with what flew."""
     start, ticks = read_recording(recording)
     mission = parse_mission(start.mission_toml, f"{recording}: mission")
-    brain = Brain(mission, compose.forecaster_of(mission, str(recording)), start.jobs)
-    estimator = Estimator(mission)
+    forecaster = compose.forecaster_of(mission, str(recording))
+    brain = Brain(mission, forecaster, start.jobs)
+    estimator = Estimator(mission, forecaster)
     done = 0
     for inputs, decided in ticks:
         try:

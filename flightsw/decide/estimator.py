@@ -3,18 +3,26 @@
 A quantity that is measured has the sensor's accuracy as bounds. One that is not measured any more keeps
 its last value while its bounds run apart at the fastest rate physics allows; when that has gone on for
 `blind_after_s` the quantity counts as unknown and is named in `blind` (or the node in `dark_nodes`).
+Every ten seconds the learners look: pack, array, heat path, idle load (`Estimate.learnt`).
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from flightsw.decide.array import ArrayHealth
+from flightsw.decide.load import IdleLoad
 from flightsw.decide.pack import PackCapacity
+from flightsw.decide.thermal import HeatPath
 from flightsw.dictionary.sensors import INDEX, SENSORS
 from flightsw.mission import Mission
+from flightsw.physics.forecast import Forecaster, Surroundings
 from flightsw.physics.units import J_PER_WH, KELVIN
-from flightsw.state import Bounded, Estimate, Readings
+from flightsw.state import AS_DESIGNED, Bounded, Estimate, Learnt, Readings
 
+_LOOK_EVERY_S = 10.0
+_ARRAY_C = INDEX["array_c"]
+_STRUCTURE_C = tuple(INDEX[name] for name in ("plate_c", "radiator_c", "bus_c", "battery_c"))
 _UNKNOWN_K = Bounded(KELVIN + 20.0, KELVIN - 90.0, KELVIN + 130.0)
 
 
@@ -62,9 +70,12 @@ class _Flow(NamedTuple):
 
 
 class Estimator:
-    """Keeps the memory that bounds need; the same readings in the same order give the same estimates."""
+    """Keeps the memory that bounds need; the same readings in the same order give the same estimates.
 
-    def __init__(self, mission: Mission) -> None:
+    `forecaster` says what the Sun and the Earth send; without one nothing is learnt but the pack.
+    """
+
+    def __init__(self, mission: Mission, forecaster: Forecaster | None = None) -> None:
         compute, thermal, battery = mission.compute, mission.thermal, mission.battery
         top_w = compute.modes[-1].cap_w
         payload_w = compute.nodes * top_w
@@ -102,6 +113,14 @@ class Estimator:
         self._flow: _Flow = self._unseen
         self._last_s = 0.0
         self._gauge_seen_s = 0.0
+        self._forecaster = forecaster
+        self._array = ArrayHealth(mission)
+        self._heat = HeatPath(mission)
+        self._idle = IdleLoad(mission)
+        self._dies_c = tuple(INDEX[f"die{i}_c"] for i in range(compute.nodes))
+        self._learnt: Learnt = AS_DESIGNED
+        self._looked_s = 0.0
+        self._pack_looked_s = -_LOOK_EVERY_S
 
     def update(self, readings: Readings, blind_after_s: float) -> Estimate:
         """Return the estimate after this tick's readings."""
@@ -123,12 +142,35 @@ class Estimator:
             blind.append("battery_soc_frac")
         array_w, bus_w, sun_frac = (values[i] for i in self._scalars)
         self._last_s = now_s
+        if self._forecaster is not None and now_s - self._looked_s >= _LOOK_EVERY_S:
+            self._looked_s = now_s
+            self._learn(readings, self._forecaster.surroundings(now_s))
         return Estimate(
             now_s,
             battery_j if battery_j is not None else Bounded(0.0, 0.0, self._capacity_j),
             tuple(temperature_k), array_w, bus_w, tuple([values[i] for i in self._node_w]), sun_frac,
-            tuple(blind), tuple(dark), self._pack.frac,
+            tuple(blind), tuple(dark), self._pack.frac, self._learnt,
         )
+
+    def _learn(self, readings: Readings, around: Surroundings) -> None:
+        """Let each learner look at this tick's readings; one of which a reading is missing does not."""
+        values = readings.values
+        array_w, bus_w, _ = (values[i] for i in self._scalars)
+        volts, amps, charge_frac, array_c = values[self._v], values[self._a], values[self._gauge], values[_ARRAY_C]
+        if (array_w is not None and bus_w is not None and volts is not None and amps is not None
+                and charge_frac is not None and array_c is not None):
+            self._array.update(around.array_flux_w_m2, array_c + KELVIN, array_w, bus_w, volts, amps, charge_frac)
+        nodes_w = [value for value in (values[i] for i in self._node_w) if value is not None]
+        dies_k = [value + KELVIN for value in (values[i] for i in self._dies_c) if value is not None]
+        plate_c, radiator_c, bus_c, battery_c = (values[i] for i in _STRUCTURE_C)
+        if len(nodes_w) == self._nodes:
+            if (len(dies_k) == self._nodes and plate_c is not None and radiator_c is not None and bus_c is not None):
+                self._heat.update(readings.now_s, nodes_w, dies_k, plate_c + KELVIN, radiator_c + KELVIN,
+                                  bus_c + KELVIN, around.radiator_heat_w)
+            if bus_w is not None and battery_c is not None:
+                self._idle.update(bus_w, nodes_w, battery_c + KELVIN, transmits=around.transmits)
+        heat = self._heat
+        self._learnt = Learnt(self._array.factor, heat.radiator, self._idle.factor, heat.plate_link, heat.die_links)
 
     def _update_battery(self, readings: Readings) -> Bounded | None:
         """Count charge between the gauge's words, and let the gauge bound the count.
@@ -147,7 +189,11 @@ class Estimator:
                             before.high + max(flow_before.high, flow.high) * dt_s)
         gauge = readings.values[self._gauge]
         seen = before is not None and flow is not self._unseen and flow_before is not self._unseen
-        self._pack.update(0.5 * (flow_before.best + flow.best) * dt_s if seen else None, gauge)
+        sampled_s = readings.sampled_s[self._gauge]
+        fresh = sampled_s >= self._pack_looked_s + _LOOK_EVERY_S
+        if fresh:
+            self._pack_looked_s = sampled_s
+        self._pack.update(0.5 * (flow_before.best + flow.best) * dt_s if seen else None, gauge if fresh else None)
         if gauge is not None:
             self._gauge_seen_s = readings.sampled_s[self._gauge]
             age_s = max(0.0, now_s - self._gauge_seen_s)

@@ -793,8 +793,9 @@ def replayed(path: Path) -> Iterable[tuple[int, int]]:
     copy = path.with_suffix(".toml")
     copy.write_text(start.mission_toml)
     flown = mission.load(copy)
-    brain = Brain(flown, compose.forecaster_of(flown, "replay"), start.jobs)
-    estimator = Estimator(flown)
+    forecaster = compose.forecaster_of(flown, "replay")
+    brain = Brain(flown, forecaster, start.jobs)
+    estimator = Estimator(flown, forecaster)
     for inputs, flew in ticks:
         estimate = estimator.update(inputs.readings, brain.parameters["blind_after_s"])
         yield flew, fingerprint(brain.decide(estimate, inputs))
