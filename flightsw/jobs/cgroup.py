@@ -16,7 +16,6 @@ from flightsw.errors import JobError
 
 CONTROLLERS: Final = ("cpu", "memory", "pids", "io")
 
-_OURS: Final = "flightsw"
 _SUPERVISOR: Final = "supervisor"
 _CPU_PERIOD_US: Final = 100_000
 
@@ -46,6 +45,11 @@ class CgroupTree:
         self.root = root
         self._disk = disk
         self.controllers: frozenset[str] = frozenset(_words(root / "cgroup.subtree_control")) & set(CONTROLLERS)
+
+    def close(self) -> None:
+        """Remove the tree; where a job still runs in it, it stays."""
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
 
     def make(self, job_id: int, limits: Limits) -> Cgroup:
         """Make the job's cgroup and set its limits. JobError when the kernel refuses one that it offers."""
@@ -128,28 +132,29 @@ class Cgroup:
             (self.path / name).write_text(value)
 
 
-def open_tree(proc: Path = Path("/proc/self"), disk: str = "") -> tuple[CgroupTree | None, str]:
-    """Find a cgroup v2 that is ours to divide; return it, or None and why there is none.
+def open_tree(name: str, proc: Path = Path("/proc/self"), disk: str = "") -> tuple[CgroupTree | None, str]:
+    """Make the cgroup `name` below one that is ours to divide; return it, or None and why there is none.
 
-    As the superuser of a machine without a service manager that is `flightsw` below our own cgroup, otherwise our
-    own, if it was delegated; the supervisor then moves into a leaf, because a cgroup that hands controllers down
-    may hold no process itself.
+    Ours is our own, if it was delegated; the supervisor then moves into a leaf beside `name`, because a cgroup that
+    hands controllers down may hold no process itself. The superuser of a machine without a service manager is in the
+    topmost one, which may.
     """
     mount, own = _mount_point(proc / "mounts"), _own_path(proc / "cgroup")
     if mount is None or own is None:
         return None, "no cgroup v2 is mounted"
     here = mount / own
     try:
-        if own == Path():
-            root = here / _OURS
-            _hand_down(here)
-            root.mkdir(exist_ok=True)
-        else:
-            root = here.parent if here.name == _SUPERVISOR else here
-            leaf = root / _SUPERVISOR
+        if own != Path():
+            here = here.parent if here.name == _SUPERVISOR else here
+            leaf = here / _SUPERVISOR
             leaf.mkdir(exist_ok=True)
             (leaf / "cgroup.procs").write_text("0")
+        _hand_down(here)
+        root = here / name
+        root.mkdir(exist_ok=True)
         _hand_down(root)
+        (root / "probe").mkdir(exist_ok=True)
+        (root / "probe").rmdir()
     except OSError as e:
         return None, f"cgroup {here} is not delegated to us: {e.strerror}"
     return CgroupTree(root, disk), ""

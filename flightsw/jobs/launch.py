@@ -93,7 +93,6 @@ def _outside(order: Order, command: list[str]) -> None:
 
 def _inside(order: Order, command: list[str]) -> None:
     """Set limits, give up rights, run the command."""
-    os.chdir(order.folder)
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_DATA: order.memory_octets,
@@ -116,6 +115,7 @@ def _inside(order: Order, command: list[str]) -> None:
         os.setgroups([])
         os.setresgid(order.user, order.user, order.user)
         os.setresuid(order.user, order.user, order.user)
+    os.chdir(order.folder)  # as who may enter it: our rights over all files are gone already
     if order.parent_pid:
         _die_with(order.parent_pid)  # a change of user forgets it
     if order.seccomp_hex:

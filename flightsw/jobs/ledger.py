@@ -6,6 +6,9 @@ it acknowledges any of them. Never starts or stops a process, never decides, nev
 A job submitted twice under one id runs once. After a crash at any point each acknowledged transition is
 there, and of the ones under way a prefix. A job that was running then reads as running: whoever starts
 processes restarts it (RUNNING -> PROMISED -> RUNNING, counted in `starts`).
+
+What a job has used (`Usage`, totals since its submission) goes with any of its transitions; the last one stands. A
+job is settled by the totals of its final transition: they are durable with its end or not at all.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from flightsw.errors import JobError, StoreError
-from flightsw.state import JobSpec, JobState, JobTransition, Pause
+from flightsw.state import JobSpec, JobState, JobTransition, Pause, Usage
 from flightsw.store import Store
 
 OPEN_MAX: Final = 256
@@ -43,7 +46,10 @@ _FIRST: Final = frozenset({JobState.QUEUED, JobState.PROMISED, JobState.REFUSED}
 
 
 class LedgerEntry(NamedTuple):
-    """Where a job is: since when (`changed_obt_s`), with how much work done, started how many times."""
+    """Where a job is: since when (`changed_obt_s`), with how much work done, started how many times, for what.
+
+    `usage` is None while nothing was metered.
+    """
 
     spec: JobSpec
     state: JobState
@@ -51,6 +57,7 @@ class LedgerEntry(NamedTuple):
     done_units: float
     changed_obt_s: float
     starts: int
+    usage: Usage | None = None
 
 
 class Ledger:
@@ -72,13 +79,13 @@ class Ledger:
                 for fields in json.loads(store.recovery.snapshot)["entries"]:
                     self._take(_entry_from(fields))
             for record in store.recovery.records:
-                change, obt_s = _transition_from(json.loads(record.payload))
+                change, obt_s, usage = _transition_from(json.loads(record.payload))
                 before = self._entries.get(change.job_id)
                 problem = _problem(change, before)
                 if problem:
                     anomalies.append(f"record {record.sequence}: {problem}")
                 if before is not None or change.spec is not None:
-                    self._take(_after(change, before, obt_s))
+                    self._take(_after(change, before, obt_s, usage))
         except (ValueError, KeyError, TypeError) as e:
             raise StoreError(f"job ledger: stored content is not readable: {e!r}") from e
         self.anomalies = tuple(anomalies)
@@ -95,12 +102,15 @@ class Ledger:
             self._open = tuple(e for e in self._entries.values() if not e.state.is_final)
         return self._open
 
-    def record(self, transitions: Sequence[JobTransition], obt_s: float) -> None:
+    def record(
+        self, transitions: Sequence[JobTransition], obt_s: float, usages: Mapping[int, Usage] = MappingProxyType({})
+    ) -> None:
         """Make `transitions` durable, in order and under one sync, then show them in the view.
 
-        A repeated submission (a known id, the same declaration, other times) is passed over. JobError,
-        with nothing recorded, for an illegal transition, an id reused for another job, or more than
-        `OPEN_MAX` open jobs. StoreError when the storage fails: nothing may be acknowledged.
+        `usages` are totals by job id; those of the jobs in `transitions` go with them. A repeated submission (a known
+        id, the same declaration, other times) is passed over. JobError, with nothing recorded, for an illegal
+        transition, an id reused for another job, or more than `OPEN_MAX` open jobs. StoreError when the storage
+        fails: nothing may be acknowledged.
         """
         pending: dict[int, LedgerEntry] = {}
         steps: list[LedgerEntry] = []
@@ -115,9 +125,10 @@ class Ledger:
             problem = _problem(change, before)
             if problem:
                 raise JobError(problem)
-            pending[change.job_id] = _after(change, before, obt_s)
+            usage = usages.get(change.job_id)
+            pending[change.job_id] = _after(change, before, obt_s, usage)
             steps.append(pending[change.job_id])
-            payloads.append((_TRANSITION, _encode(_transition_fields(change, obt_s))))
+            payloads.append((_TRANSITION, _encode(_transition_fields(change, obt_s, usage))))
         if not payloads:
             return
         fresh = sum(not e.state.is_final for job_id, e in pending.items() if job_id not in self._entries)
@@ -163,13 +174,15 @@ def _problem(change: JobTransition, before: LedgerEntry | None) -> str:
     return ""
 
 
-def _after(change: JobTransition, before: LedgerEntry | None, obt_s: float) -> LedgerEntry:
+def _after(change: JobTransition, before: LedgerEntry | None, obt_s: float, usage: Usage | None) -> LedgerEntry:
     spec = change.spec if before is None else before.spec
     if spec is None:
         raise JobError(f"job {change.job_id}: {change.state.name} but never submitted")
     started = change.state is JobState.RUNNING and (before is None or before.state is not JobState.PAUSED)
     starts = (0 if before is None else before.starts) + started
-    return LedgerEntry(spec, change.state, change.detail, change.done_units, obt_s, starts)
+    if usage is None and before is not None:
+        usage = before.usage
+    return LedgerEntry(spec, change.state, change.detail, change.done_units, obt_s, starts, usage)
 
 
 def _declaration(spec: JobSpec) -> JobSpec:
@@ -182,17 +195,20 @@ def _encode(fields: Mapping[str, Any]) -> bytes:  # Any: JSON values
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _transition_fields(change: JobTransition, obt_s: float) -> dict[str, Any]:
+def _transition_fields(change: JobTransition, obt_s: float, usage: Usage | None) -> dict[str, Any]:
     fields = {**change._asdict(), "state": change.state.name, "obt_s": obt_s}
+    if usage is not None:
+        fields["usage"] = usage
     fields["spec"] = None if change.spec is None else dataclasses.asdict(change.spec)
     return fields
 
 
-def _transition_from(fields: dict[str, Any]) -> tuple[JobTransition, float]:
+def _transition_from(fields: dict[str, Any]) -> tuple[JobTransition, float, Usage | None]:
     obt_s = float(fields.pop("obt_s"))
+    usage = _usage_from(fields.pop("usage", None))
     fields["state"] = JobState[fields["state"]]
     fields["spec"] = None if fields["spec"] is None else _spec_from(fields["spec"])
-    return JobTransition(**fields), obt_s
+    return JobTransition(**fields), obt_s, usage
 
 
 def _entry_fields(entry: LedgerEntry) -> dict[str, Any]:
@@ -202,7 +218,12 @@ def _entry_fields(entry: LedgerEntry) -> dict[str, Any]:
 def _entry_from(fields: dict[str, Any]) -> LedgerEntry:
     fields["state"] = JobState[fields["state"]]
     fields["spec"] = _spec_from(fields["spec"])
+    fields["usage"] = _usage_from(fields.get("usage"))
     return LedgerEntry(**fields)
+
+
+def _usage_from(fields: list[Any] | None) -> Usage | None:
+    return None if fields is None else Usage(*fields)
 
 
 def _spec_from(fields: dict[str, Any]) -> JobSpec:

@@ -128,7 +128,11 @@ class Meter:
 
 
 class SessionUsage(NamedTuple):
-    """All processes of one session: processor time, ended children included; private memory; their ids."""
+    """All processes of one session: processor time, ended children included; memory of their own; their ids.
+
+    Memory is what is resident and of no file. Pages that processes share are counted once for each as long as all
+    together stay below the limit, and by share (Pss) as soon as they do not.
+    """
 
     core_s: float
     memory_octets: int
@@ -138,12 +142,13 @@ class SessionUsage(NamedTuple):
 NOTHING: Final = SessionUsage(0.0, 0, ())
 
 
-def read_sessions(leaders: Collection[int], proc: Path = Path("/proc")) -> dict[int, SessionUsage]:
-    """Look through the process table once for the sessions of `leaders`; some 15 us a process of the machine.
+def read_sessions(memory_max: Mapping[int, int], proc: Path = Path("/proc")) -> dict[int, SessionUsage]:
+    """Look through the process table once for sessions, given by leader with the memory in octets that each may hold.
 
-    Memory is what is resident and shared with no file. Processes that end meanwhile are passed over.
+    Some 15 us a process of the machine. Processes that end meanwhile are passed over.
     """
-    found: dict[int, SessionUsage] = dict.fromkeys(leaders, NOTHING)
+    found: dict[int, SessionUsage] = dict.fromkeys(memory_max, NOTHING)
+    resident_octets = dict.fromkeys(memory_max, 0)
     if not found:
         return found
     for name in os.listdir(proc):  # noqa: PTH208 - names are what is wanted; a Path each would double the time
@@ -156,13 +161,26 @@ def read_sessions(leaders: Collection[int], proc: Path = Path("/proc")) -> dict[
             if session not in found:
                 continue
             resident, shared = _read(f"{proc}/{name}/statm").split()[1:3]
+            resident_octets[session] += int(resident) * _PAGE_OCTETS
             core_s, memory_octets, processes = found[session]
             found[session] = SessionUsage(
                 core_s + sum(map(int, fields[11:15])) / _TICK_HZ,
                 memory_octets + max(0, int(resident) - int(shared)) * _PAGE_OCTETS,
                 (*processes, int(name)),
             )
+    for session, usage in found.items():
+        if resident_octets[session] > memory_max[session]:
+            shares = [_share_octets(f"{proc}/{pid}/smaps_rollup") for pid in usage.processes]
+            found[session] = usage._replace(memory_octets=sum(shares))
     return found
+
+
+def _share_octets(path: str) -> int:
+    """A process's share of the memory that is of no file; 0 for one that is gone."""
+    with contextlib.suppress(OSError):
+        lines = (line.split() for line in _read(path).splitlines())
+        return sum(int(line[1]) << 10 for line in lines if line[0] in (b"Pss_Anon:", b"Pss_Shmem:"))
+    return 0
 
 
 class FolderUsage(NamedTuple):
@@ -216,6 +234,6 @@ def _nameless_octets(pid: int, device: int) -> int:
 def _read(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(fd, 1024)
+        return os.read(fd, 4096)
     finally:
         os.close(fd)

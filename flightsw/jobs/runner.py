@@ -195,7 +195,7 @@ class ProcessRunner:
         Some 2 ms for the process table and, once a second, 10 us for each file of a job's folder; where outputs are
         hashed, the time for 4 MiB.
         """
-        usages = read_sessions([job.pid for job in self._jobs.values() if not job.is_reaped])
+        usages = read_sessions({job.pid: job.memory_octets_max for job in self._jobs.values() if not job.is_reaped})
         return tuple([job.poll(now_s, usages.get(job.pid, NOTHING)) for job in self._jobs.values()])
 
     def release(self, job_id: int) -> None:
@@ -295,7 +295,7 @@ class _Job:
         self._expected_sha256 = expected_sha256
         self._wrapped = wrapped
         self._log_room = LOG_OCTETS_MAX
-        self._memory_octets_max = int(manifest.memory_mb * _MB)
+        self.memory_octets_max = int(manifest.memory_mb * _MB)
         self._disk_octets_max = int(manifest.disk_mb * _MB)
         self._measured_s = float("-inf")
         self._processes: tuple[int, ...] = ()
@@ -400,9 +400,11 @@ class _Job:
             memory_octets = max(memory_octets, counted.memory_peak_octets or 0)
         self._cpu_s = max(self._cpu_s, core_s)
         self._peak_octets = max(self._peak_octets, memory_octets)
-        if usage.memory_octets > self._memory_octets_max:
+        if usage.memory_octets > self.memory_octets_max:
             self._breach = (f"all its processes hold {usage.memory_octets / _MB:.0f} MB of memory, "
                             f"needs.memory_mb is {self.manifest.memory_mb:g} MB")
+        if len(usage.processes) > PROCESSES_MAX:
+            self._breach = f"runs {len(usage.processes)} processes, limit {PROCESSES_MAX}"
         if now_s - self._measured_s >= _MEASURE_EVERY_S:
             self._measured_s = now_s
             octets, entries, whole = measure_folder(self.folder, 2 * self._disk_octets_max, usage.processes)

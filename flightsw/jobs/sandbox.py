@@ -86,6 +86,11 @@ class Sandbox:
             checkpoint_octets=checkpoint_octets,
         )
 
+    def close(self) -> None:
+        """Give back what `probe` made; jobs must have ended."""
+        if self.cgroups is not None:
+            self.cgroups.close()
+
     def user_for(self, folder: Path) -> int:
         """Return the user of a job's folder, 0 for our own: its owner, or one that owns no folder beside it."""
         if not self.own_users:
@@ -136,7 +141,8 @@ def probe(run_folder: Path, interpreter: Path) -> Sandbox:
     Tries, does not guess: containers, old kernels and security modules forbid what looks allowed.
     """
     bwrap, root = shutil.which("bwrap") or "", os.geteuid() == 0
-    cgroups, why = open_tree(disk=_disk_of(run_folder))
+    facts = run_folder.stat()  # names this satellite's jobs: two flight programs on one machine do not share them
+    cgroups, why = open_tree(f"flightsw-{facts.st_dev:x}-{facts.st_ino:x}", disk=_disk_of(run_folder))
     absent = [why] if why else []
     if cgroups is not None:
         lacking = sorted({"cpu", "memory", "pids"} - cgroups.controllers)
@@ -181,7 +187,7 @@ def _limits(sandbox: Sandbox) -> Iterator[tuple[bool, str, str]]:
     yield True, "memory: private memory of each process up to needs.memory_mb (RLIMIT_DATA, RLIMIT_AS)", ""
     yield ("memory" in controllers, "memory: of all its processes together (memory.max)",
            "memory of all its processes together between two polls; a poll that finds more ends the job")
-    yield (True, "disk: each file up to needs.disk_mb (RLIMIT_FSIZE); outputs together up to needs.disk_mb, or it fails",
+    yield (True, "disk: each file, and all outputs together, up to needs.disk_mb (RLIMIT_FSIZE)",
            "")
     yield (False, "", "disk: sum of files between two polls; a poll that finds more than needs.disk_mb ends the job")
     yield "io" in controllers, "disk: bandwidth (io.max)", "disk bandwidth"
