@@ -18,7 +18,7 @@ from flightsw import compose, mission
 from flightsw.dictionary.parameters import PARAMETERS, Parameter, number_text
 from flightsw.errors import ConfigError
 
-MISSIONS = sorted((Path(__file__).parents[2] / "missions").glob("*.toml"))
+MISSIONS = sorted(path for path in (Path(__file__).parents[2] / "missions").glob("*.toml") if path.stem != "regions")
 REFERENCE = tomllib.loads(MISSIONS[0].read_text())
 Table = dict[str, Any]
 Where = tuple[str | int, ...]
