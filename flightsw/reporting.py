@@ -19,9 +19,13 @@ from flightsw.link.services import Reporter
 from flightsw.mission import Mission
 from flightsw.physics.forecast import Sky
 from flightsw.state import (
+    AHEAD_POINTS,
+    LIMITS,
+    Ahead,
     Decision,
     Estimate,
     Event,
+    Limit,
     Pong,
     Readings,
     ReportHousekeeping,
@@ -61,6 +65,8 @@ class Counters(NamedTuple):
     energy_overdraft_wh: float
 
 
+_AHEAD_POINTS = POINT_INDEX["plan_limit"]
+_CURVE_POINTS = POINT_INDEX["ahead_made_s"]
 _COUNTER_POINTS = tuple(
     (POINT_INDEX[name], i) for i, name in enumerate(Counters._fields)
 )
@@ -166,7 +172,28 @@ class Reporting:
             ("pass_in_s", sky.pass_in_s),
         ):
             pool[POINT_INDEX[name]] = value
+        _fill_ahead(pool, decision.ahead)
         for i, (node, cap_w) in enumerate(zip(decision.nodes, caps_w, strict=True)):
             pool[POINT_INDEX[f"node{i}_cap_w"]] = cap_w
             pool[POINT_INDEX[f"node{i}_mode"]] = node.power_mode
             pool[POINT_INDEX[f"node{i}_job"]] = node.job_id
+
+
+def _fill_ahead(pool: list[float | int], ahead: Ahead | None) -> None:
+    """Write both structures of the forecast, in the order of their points; missing where there is none."""
+    draw_limit, draw_limit_s = Limit.NONE, MISSING
+    values: list[float | int] = [Limit.NONE, MISSING, *(MISSING,) * (4 * len(LIMITS))]
+    curves: list[float] = [MISSING] * (2 + 4 * AHEAD_POINTS)
+    if ahead is not None:
+        draw_limit, draw_limit_s = ahead.present_worst.next_crossing()
+        values = [*ahead.plan_worst.next_crossing()]
+        for of_limit in zip(ahead.plan.margin, ahead.plan_worst.margin, ahead.present.crossing_s,
+                            ahead.present_worst.crossing_s, strict=True):
+            values.extend(of_limit)
+        curves = [ahead.made_s, ahead.step_s]
+        for point in zip(ahead.charge_frac, ahead.charge_worst_frac, ahead.hottest_c, ahead.hottest_worst_c,
+                         strict=True):
+            curves.extend(point)
+    pool[POINT_INDEX["draw_limit"]], pool[POINT_INDEX["draw_limit_s"]] = draw_limit, draw_limit_s
+    pool[_AHEAD_POINTS:_AHEAD_POINTS + len(values)] = values
+    pool[_CURVE_POINTS:_CURVE_POINTS + len(curves)] = curves

@@ -7,6 +7,7 @@ than frozen dataclasses, and just as frozen).
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from enum import IntEnum
@@ -260,6 +261,64 @@ class Plan(NamedTuple):
         return self.budget_w[i]
 
 
+class Limit(IntEnum):
+    """Limits that are forecast; each bears the name of its parameter."""
+
+    NONE = 0
+    BATTERY_FLOOR_FRAC = 1
+    DIE_MAX_C = 2
+    PLATE_MAX_C = 3
+    RADIATOR_MAX_C = 4
+    BATTERY_MAX_C = 5
+
+
+LIMITS: tuple[Limit, ...] = tuple(Limit)[1:]
+"""In the order of `Outlook`."""
+
+
+class Outlook(NamedTuple):
+    """What one load leads to at one corner of the flight model, a value for each of `LIMITS`.
+
+    `margin`: the nearest that it comes to the limit, in K, of full charge for the battery's floor; negative beyond.
+    `crossing_s`: seconds until it is crossed, inf when it is not within the forecast.
+    """
+
+    margin: tuple[float, ...]
+    crossing_s: tuple[float, ...]
+
+    def next_crossing(self) -> tuple[Limit, float]:
+        """The limit that is crossed first and in how many seconds; NONE and inf when none is."""
+        in_s = min(self.crossing_s)
+        return (LIMITS[self.crossing_s.index(in_s)], in_s) if in_s < math.inf else (Limit.NONE, in_s)
+
+
+class Ahead(NamedTuple):
+    """The next orbits as forecast at `made_s`: under the plan, and should the nodes go on drawing what they draw now.
+
+    Each at the best estimate and at the worst credible corner. The curves are those of the plan, `AHEAD_POINTS`
+    each, every `step_s` from `made_s` + `step_s` on; `hottest_c` is the hottest junction's.
+    """
+
+    made_s: float
+    step_s: float
+    charge_frac: tuple[float, ...]
+    charge_worst_frac: tuple[float, ...]
+    hottest_c: tuple[float, ...]
+    hottest_worst_c: tuple[float, ...]
+    plan: Outlook
+    plan_worst: Outlook
+    present: Outlook
+    present_worst: Outlook
+
+    @property
+    def end_s(self) -> float:
+        """How far the curves reach."""
+        return self.made_s + len(self.charge_frac) * self.step_s
+
+
+AHEAD_POINTS = 32
+
+
 class Event(NamedTuple):
     """One event report: a row of `dictionary.events` and its arguments."""
 
@@ -398,7 +457,7 @@ class Decision(NamedTuple):
     """What decide wants this tick. Reductions in `nodes` are always safe; increases passed the governor.
 
     `transitions` are written down before `verifications` go out. `effects` are what telecommands ask of
-    the link (reports, periods).
+    the link (reports, periods). `ahead` is the last forecast, None while the state is not known.
     """
 
     now_s: float
@@ -410,6 +469,7 @@ class Decision(NamedTuple):
     effects: tuple[Effect, ...]
     events: tuple[Event, ...]
     shed: str
+    ahead: Ahead | None = None
 
 
 class NodeCap(NamedTuple):

@@ -247,11 +247,12 @@ class Screen:
                 tabled.setdefault(index, {})[f"{prefix}_{suffix}"] = (point, value)
             else:
                 cells.append(self._cell(point, value, stale, row.name))
+        table: list[_Line] = []
         if tabled:
-            return self._table(cells[0], tabled, stale)
+            table = self._table(cells.pop(0), tabled, stale)
         across = max(1, (columns + 1) // (_CELL + 1))
-        return [[span for cell in cells[i : i + across] for span in (cell, _Span(" "))]
-                for i in range(0, len(cells), across)]
+        return table + [[span for cell in cells[i : i + across] for span in (cell, _Span(" "))]
+                        for i in range(0, len(cells), across)]
 
     def _cell(self, point: Point, value: float | int, stale: bool, structure: str) -> _Span:
         level = Level.STALE if stale else limit_level(point, value, self._station)[0]

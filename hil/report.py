@@ -121,7 +121,8 @@ pre { background: #f6f8fb; border: 1px solid #dde3ec; border-radius: 6px; paddin
 def _page(flown: Flight) -> str:
     scenario, m = flown.scenario, flown.metrics
     figures = (
-        ("Charge", "True state of charge of the battery.", _draw_charge, 1.8),
+        ("Charge", "True state of charge of the battery, and what the flight software expected at the dots, "
+         "nominal and at worst.", _draw_charge, 1.8),
         ("Power", "What the array gives, what all loads and the compute nodes draw, and the plan's budget for them.",
          _draw_power, 2.6),
         ("Temperatures", "Hottest junction of all nodes, cold plate, radiator and battery, with their limits.",
@@ -369,6 +370,13 @@ def _draw_charge(axes: Axes, flown: Flight) -> None:
     limits = flown.scenario.mission.parameters
     charge = 100.0 * flown.trace["battery_soc_frac"]
     _curve(axes, charge, "charge", _BLUE)
+    for ahead in flown.logbook.forecasts:
+        begin_s = int(ahead.made_s)
+        hours = (begin_s + np.arange(len(ahead.charge_frac) + 1) * ahead.step_s) / 3600.0
+        expected, worst = (np.array([charge[begin_s], *(100.0 * share for share in curve)])
+                           for curve in (ahead.charge_frac, ahead.charge_worst_frac))
+        axes.fill_between(hours, worst, expected, color=_INK, alpha=0.07, lw=0.0)
+        axes.plot(hours, expected, color=_INK, lw=0.9, ls=(0, (4, 2)), marker="o", markevery=[0], ms=3.0)
     floor, cutoff = 100.0 * limits["battery_floor_frac"], 100.0 * limits["battery_cutoff_frac"]
     _limit_line(axes, floor, "floor")
     if charge.min() < floor:

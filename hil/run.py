@@ -31,7 +31,7 @@ from flightsw.mission import parse as parse_mission
 from flightsw.orbit import Attitude
 from flightsw.physics.units import J_PER_WH
 from flightsw.recorder import fingerprint, read_recording
-from flightsw.state import Decision, JobSpec, JobState, Mode, NodeCommand, RefusalReason
+from flightsw.state import Ahead, Decision, JobSpec, JobState, Mode, NodeCommand, RefusalReason
 from flightsw.supervisor import Supervisor
 from ground.archive import Archive, EventEntry
 from ground.station import CommandState, Station
@@ -109,12 +109,17 @@ class Logbook:
         self.modes: list[tuple[float, Mode]] = []
         self._nodes: tuple[NodeCommand, ...] = ()
         self._since: list[tuple[int, float]] = [(0, 0.0)] * node_count
+        self.forecasts: list[Ahead] = []  # made on board while computing, each from where the one before ends
 
     def note(self, decision: Decision) -> None:
         """Take in one decision."""
         now_s = decision.now_s
         if not self.modes or self.modes[-1][1] is not decision.mode:
             self.modes.append((now_s, decision.mode))
+        ahead = decision.ahead
+        if ahead is not None and decision.mode is Mode.COMPUTE and (
+                not self.forecasts or ahead.made_s >= self.forecasts[-1].end_s):
+            self.forecasts.append(ahead)
         for job_id, state, detail, _, spec in decision.transitions:
             history = self.jobs.get(job_id)
             if history is None:

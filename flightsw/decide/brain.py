@@ -18,12 +18,14 @@ from flightsw.decide.windows import NO_WINDOWS
 from flightsw.dictionary import commands
 from flightsw.dictionary.parameters import PARAMETERS
 from flightsw.dictionary.sensors import fitted_names
+from flightsw.fdir.ahead import AheadMonitor
 from flightsw.fdir.monitors import Monitors
 from flightsw.mission import Mission
 from flightsw.physics.forecast import Forecaster
 from flightsw.physics.units import J_PER_WH
 from flightsw.state import (
     LEGAL_TRANSITIONS,
+    Ahead,
     CancelJob,
     Decision,
     Effect,
@@ -109,6 +111,8 @@ class Brain:
         self._look_s = -math.inf  # before this time no open job is late and no answer is due
         self._demand = Demand()
         self._plan: Plan | None = None
+        self._ahead: Ahead | None = None
+        self._ahead_monitor = AheadMonitor()
         self._nodes: tuple[NodeCommand, ...] = (self._off,) * mission.compute.nodes
         self._activity: list[float] = [1.0] * mission.compute.nodes
         self._checked_s = -1e9
@@ -174,7 +178,8 @@ class Brain:
             turn.events.append(Event("shed", (shed,)))
         self._shed = shed
         return Decision(now_s, self.mode, self._nodes, self._plan, tuple(turn.transitions),
-                        tuple(turn.verifications), tuple(turn.effects), tuple(turn.events), shed)
+                        tuple(turn.verifications), tuple(turn.effects), tuple(turn.events), shed,
+                        self._ahead)
 
     # --- what is wrong ---------------------------------------------------------------------------
 
@@ -425,8 +430,22 @@ class Brain:
         self._plan = planner.plan(self._forecaster, estimate, curve, self.parameters)
         self._accounts.follow(self._plan, activity, self._forecaster.sunrises_s(estimate.now_s),
                               self.parameters["battery_floor_frac"])
+        self._ahead = self._look_ahead(estimate, self._plan)
+        turn.events.extend(self._ahead_monitor.check(self._ahead, self.parameters))
         if self._plan.is_fallback and not was_fallback:
             turn.events.append(Event("plan_fallback", (self._plan.binding_limit,)))
+
+    def _look_ahead(self, estimate: Estimate, plan: Plan) -> Ahead | None:
+        """Forecast what the plan leads to, and the present draw; None when it is not known where from."""
+        if estimate.blind:
+            return None
+        modes = self._mission.compute.modes
+        draws_w = [
+            max(0.0, watts) if watts is not None  # a sensor's bias reads an off node below nothing
+            else modes[node.power_mode].draw_w * (activity if node.power_mode else 1.0)
+            for watts, node, activity in zip(estimate.node_w, self._nodes, self._activity, strict=True)
+        ]
+        return self._forecaster.ahead(estimate, plan, draws_w, self.parameters)
 
     def _act_on(self, now_s: float, estimate: Estimate, plan: Plan, shed: str, turn: _Turn, *,
                 dispatch_due: bool) -> str:

@@ -17,7 +17,7 @@ from flightsw.dictionary.events import BY_NUMBER as EVENT_BY_NUMBER
 from flightsw.dictionary.events import EventRow
 from flightsw.dictionary.sensors import SENSORS
 from flightsw.errors import LinkError
-from flightsw.state import NODE_COUNT_MAX, Mode
+from flightsw.state import AHEAD_POINTS, LIMITS, NODE_COUNT_MAX, Limit, Mode
 
 PACK: dict[str, str] = {"u8": "B", "u16": "H", "u32": "I", "i32": "i", "f32": "f", "f64": "d"}
 """Type names of the dictionary and their `struct` codes; `text` is `u8 length` and UTF-8 octets."""
@@ -65,6 +65,18 @@ def _node_points(nodes: range) -> tuple[Point, ...]:
     )
 
 
+def _limit_points(limit: Limit) -> tuple[Point, ...]:
+    """Margins of the plan in the limit's own unit, and when the present draw would cross it."""
+    name, _, scale = limit.name.lower().rpartition("_")
+    unit, suffix = ("frac", "frac") if scale == "frac" else ("K", "k")
+    return (
+        Point(f"{name}_margin_{suffix}", "f32", unit, f"Nearest that the plan comes to {limit.name.lower()}."),
+        Point(f"{name}_worst_{suffix}", "f32", unit, "The same in the worst case."),
+        Point(f"{name}_draw_s", "f32", "s", f"Seconds until the present draw crosses {limit.name.lower()}."),
+        Point(f"{name}_draw_worst_s", "f32", "s", "The same in the worst case."),
+    )
+
+
 HOUSEKEEPING: tuple[Housekeeping, ...] = (
     Housekeeping(1, "power", 10.0, (
         Point("mode", "u8", "", "Spacecraft mode.", enum=Mode),
@@ -86,11 +98,19 @@ HOUSEKEEPING: tuple[Housekeeping, ...] = (
         Point("promises_broken", "u32", "jobs", "Promised and not finished by the deadline."),
         Point("value_finished", "f32", "", "Value of all finished jobs."),
         Point("energy_reserved_wh", "f32", "Wh", "Energy, and as much heat, reserved for open promises."),
-        Point("energy_due_wh", "f32", "Wh", "Of it, to be used before the next sunrise."),
-        Point("energy_room_wh", "f32", "Wh", "Energy that new promises may still use before then."),
-        Point("heat_room_wh", "f32", "Wh", "Heat that new promises may still make before then."),
-        Point("energy_used_wh", "f32", "Wh", "Energy that settled jobs used, since the last start."),
-        Point("energy_overdraft_wh", "f32", "Wh", "Of it, used beyond what was reserved."),
+    )),
+    Housekeeping(7, "forecast", 60.0, (
+        Point("plan_made_s", "f64", "s", "When the plan in force was made."),
+        Point("forecast_battery_min_frac", "f32", "frac", "Lowest charge that the plan expects.",
+              lower="battery_floor_frac"),
+        Point("forecast_battery_min_s", "f32", "s", "Seconds until then."),
+        Point("forecast_margin_k", "f32", "K", "Smallest distance of a temperature to its limit."),
+        Point("eclipse_in_s", "f32", "s", "Seconds until the next eclipse, 0 inside one."),
+        Point("sun_in_s", "f32", "s", "Seconds until the next sunrise, 0 in sunlight."),
+        Point("pass_in_s", "f32", "s", "Seconds until the next ground pass, 0 inside one."),
+        Point("draw_limit", "u8", "", "Limit crossed first if the nodes go on drawing what they draw, worst case.",
+              enum=Limit),
+        Point("draw_limit_s", "f32", "s", "Seconds until then, infinite where there is none in sight."),
     )),
     Housekeeping(6, "health", 30.0, (
         Point("boot_count", "u32", "", "Starts of the supervisor."),
@@ -103,15 +123,31 @@ HOUSEKEEPING: tuple[Housekeeping, ...] = (
         Point("guardian_flags", "u8", "", "0 when the guardian answers and holds a live lease."),
         Point("shed_count", "u32", "", "Times that everything was shed."),
     )),
-    Housekeeping(7, "forecast", 60.0, (
-        Point("plan_made_s", "f64", "s", "When the plan in force was made."),
-        Point("forecast_battery_min_frac", "f32", "frac", "Lowest charge that the plan expects.",
-              lower="battery_floor_frac"),
-        Point("forecast_battery_min_s", "f32", "s", "Seconds until then."),
-        Point("forecast_margin_k", "f32", "K", "Smallest distance of a temperature to its limit."),
-        Point("eclipse_in_s", "f32", "s", "Seconds until the next eclipse, 0 inside one."),
-        Point("sun_in_s", "f32", "s", "Seconds until the next sunrise, 0 in sunlight."),
-        Point("pass_in_s", "f32", "s", "Seconds until the next ground pass, 0 inside one."),
+    Housekeeping(10, "accounts", 60.0, (
+        Point("energy_due_wh", "f32", "Wh", "Of it, to be used before the next sunrise."),
+        Point("energy_room_wh", "f32", "Wh", "Energy that new promises may still use before then."),
+        Point("heat_room_wh", "f32", "Wh", "Heat that new promises may still make before then."),
+        Point("energy_used_wh", "f32", "Wh", "Energy that settled jobs used, since the last start."),
+        Point("energy_overdraft_wh", "f32", "Wh", "Of it, used beyond what was reserved."),
+    )),
+    Housekeeping(8, "ahead", 60.0, (
+        Point("plan_limit", "u8", "", "Limit crossed first under the plan, worst case.", enum=Limit),
+        Point("plan_limit_s", "f32", "s", "Seconds until then, as above."),
+        *(point for limit in LIMITS for point in _limit_points(limit)),
+    )),
+    Housekeeping(9, "ahead_curves", 300.0, (
+        Point("ahead_made_s", "f64", "s", "When the forecast was made."),
+        Point("ahead_step_s", "f32", "s", "Time between its points; point 0 is one step after it was made."),
+        *(
+            point
+            for i in range(AHEAD_POINTS)
+            for point in (
+                Point(f"ahead{i}_frac", "f32", "frac", f"Charge under the plan, point {i}."),
+                Point(f"worst{i}_frac", "f32", "frac", f"The same in the worst case, point {i}."),
+                Point(f"ahead{i}_c", "f32", "degC", f"Hottest junction under the plan, point {i}."),
+                Point(f"worst{i}_c", "f32", "degC", f"The same in the worst case, point {i}."),
+            )
+        ),
     )),
 )
 

@@ -21,7 +21,7 @@ from flightsw.mission import Mission
 from flightsw.orbit import SOLAR_CONSTANT_W_M2, Attitude, Eclipse, Orbit, Pass
 from flightsw.physics import model
 from flightsw.physics.units import J_PER_WH, KELVIN
-from flightsw.state import AS_DESIGNED, Estimate, Learnt
+from flightsw.state import AHEAD_POINTS, AS_DESIGNED, Ahead, Estimate, Learnt, Outlook, Plan
 
 Array = npt.NDArray[np.float64]
 
@@ -32,6 +32,8 @@ SLOT_S = 60.0
 """Length of a plan's slot; candidates are rolled out in the very slots that the plan will have."""
 
 HORIZON_ORBITS = 2.0
+AHEAD_ORBITS = 3.0
+"""At least this far reaches the forecast that is told to the ground."""
 _SLOT_STEPS = round(SLOT_S / STEP_S)
 _HEATER_SHIFT_K = 3.0
 """The bus, and with it the battery, may be this much colder after an orbit than the hot corner has it."""
@@ -102,14 +104,24 @@ class Forecaster:
         self._events_from_s = self._events_to_s = 0.0
         self._eclipses: list[Eclipse] = []
         self._passes: list[Pass] = []
+        points_slots = -(-int(AHEAD_ORBITS * orbit.period_s / SLOT_S) // AHEAD_POINTS)
+        self._ahead_slots = AHEAD_POINTS * points_slots
+        self._reach_steps = max(self._horizon_steps, self._ahead_slots * _SLOT_STEPS)
         topology = model.topology(mission)
         self._levels = Rollout(topology, n_lanes=_LANES, n_steps=self._horizon_steps, n_slots=64, dt_s=STEP_S,
                                trace=True)
         self._backup = Rollout(topology, n_lanes=1, n_steps=self._horizon_steps, n_slots=2, dt_s=STEP_S,
                                precision=64)
-        model.fill_constants(self._levels, mission, PLAN_CAUTION)
-        model.fill_constants(self._backup, mission, 1.0)
-        self._filled: dict[float, Learnt] = {PLAN_CAUTION: AS_DESIGNED, 1.0: AS_DESIGNED}
+        # Nominal and worst; lanes are the plan and the present draw.
+        self._corners = tuple(Rollout(topology, n_lanes=2, n_steps=self._ahead_slots * _SLOT_STEPS,
+                                      n_slots=self._ahead_slots, dt_s=STEP_S, trace=True) for _ in _CORNERS)
+        self._filled: dict[Rollout, Learnt] = {}
+        for rollout, caution in ((self._levels, PLAN_CAUTION), (self._backup, 1.0),
+                                 *zip(self._corners, _CORNERS, strict=True)):
+            model.fill_constants(rollout, mission, caution)
+            self._filled[rollout] = AS_DESIGNED
+        for rollout in self._corners:
+            rollout.slot_steps[:] = _SLOT_STEPS
         self._off_w = mission.compute.modes[0].draw_w
 
     # --- orbit -------------------------------------------------------------------------------------
@@ -160,10 +172,10 @@ class Forecaster:
         self._events_from_s, self._events_to_s = now_s, now_s + _EVENTS_S
 
     def _cover(self, now_s: float) -> int:
-        """Sample the environment so that the horizon from `now_s` is covered; return its first index."""
+        """Sample the environment so that all horizons from `now_s` are covered; return its first index."""
         first = int(now_s // STEP_S)
-        if not (self._block_from <= first and first + self._horizon_steps <= self._block_to):
-            self._sample(first, first + self._horizon_steps + int(_BLOCK_S / STEP_S))
+        if not (self._block_from <= first and first + self._reach_steps <= self._block_to):
+            self._sample(first, first + self._reach_steps + int(_BLOCK_S / STEP_S))
         return first - self._block_from
 
     def _sample(self, begin: int, end: int) -> None:
@@ -284,9 +296,9 @@ class Forecaster:
         rollout.array_flux_w_m2[:steps] = self._flux[first:first + steps]
         rollout.heat_w[:steps] = self._heat_w[first:first + steps]
         rollout.tx_w[:steps] = self._tx_w[first:first + steps]
-        if estimate.learnt != self._filled[caution]:
+        if estimate.learnt != self._filled[rollout]:
             model.fill_constants(rollout, self._mission, caution, estimate.learnt)
-            self._filled[caution] = estimate.learnt
+            self._filled[rollout] = estimate.learnt
         rows, at = rollout.params, self._at
         start_k, limits = rows["temperature_k"], rows["limit_k"]
         margin_k = self._mission.margins.temperature_k
@@ -303,10 +315,11 @@ class Forecaster:
             limits[i, 0] = _NO_LIMIT_K
         # The one place where colder is worse: let the heater come on as it would for the coldest credible pack.
         pack_k = estimate.temperature_k[at.battery]
-        shift_k = pack_k.high - pack_k.low + 2.0 * margin_k + _HEATER_SHIFT_K
+        leans = caution > 0.0
+        shift_k = pack_k.high - pack_k.low + 2.0 * margin_k + _HEATER_SHIFT_K if leans else 0.0
         rows["heater_on_k"][0, 0] = self._mission.battery.heater_on_c + KELVIN + shift_k
         rows["heater_off_k"][0, 0] = self._mission.battery.heater_off_c + KELVIN + shift_k
-        rows["heater_start_on"][0, 0] = 1.0
+        rows["heater_start_on"][0, 0] = float(leans)
         # Charge is known as a fraction, so floor and charge shrink with the pack: learnt, and by its margin.
         worse = 1.0 - caution * self._mission.margins.battery_capacity_frac
         capacity_j = self._capacity_j * estimate.pack_frac * worse
@@ -318,12 +331,59 @@ class Forecaster:
         rows["battery_floor_j"][0, 0] = floor_frac * capacity_j
         rows["battery_cutoff_j"][0, 0] = 0.0
 
+    def ahead(self, estimate: Estimate, plan: Plan, draws_w: Sequence[float], parameters: Mapping[str, float]) -> Ahead:
+        """Roll out the plan, and the nodes' present `draws_w` going on, over three orbits at both corners.
+
+        Beyond its end the plan repeats its last orbit. A crossing is told to the slot; dark nodes have no curve.
+        """
+        slots, now_s = self._ahead_slots, estimate.now_s
+        middle_s = (now_s // STEP_S) * STEP_S + (np.arange(slots) + 0.5) * SLOT_S
+        late_s = np.maximum(middle_s - plan.slot_end_s[-1], 0.0)
+        middle_s -= np.ceil(late_s / self._orbit.period_s) * self._orbit.period_s
+        at = np.searchsorted(np.array(plan.slot_end_s), middle_s, side="right")
+        budget_w = np.array(plan.budget_w)[np.minimum(at, len(plan.budget_w) - 1)]
+        seen = [i for i in range(self._at.plate) if i not in estimate.dark_nodes]
+        outlooks: list[Outlook] = []
+        curves: list[tuple[float, ...]] = []
+        for rollout, caution in zip(self._corners, _CORNERS, strict=True):
+            self._prepare(rollout, caution, estimate, slots * _SLOT_STEPS, parameters)
+            rollout.compute_w[:, :, 0] = budget_w[:, np.newaxis] / self._mission.compute.nodes
+            rollout.compute_w[:, :, 1] = draws_w
+            rollout.run()
+            states = rollout.trace
+            if states is None:  # cannot be: asked for in __init__; states it for the type checker
+                raise KernelError("Rollout", -1, "forecast has no trace")
+            capacity_j = float(rollout.params["battery_capacity_j"][0, 0])
+            points = states[slots // AHEAD_POINTS - 1::slots // AHEAD_POINTS, :, 0]
+            curves.append(tuple((points[:, -1] / capacity_j).tolist()))
+            curves.append(tuple((points[:, seen].max(axis=1) - KELVIN).tolist()) if seen else (np.nan,) * AHEAD_POINTS)
+            outlooks.extend(self._outlook(rollout, states[:, :, lane]) for lane in (0, 1))
+        plan_best, present_best, plan_worst, present_worst = outlooks
+        charge, hottest, charge_worst, hottest_worst = curves
+        return Ahead(now_s, slots // AHEAD_POINTS * SLOT_S, charge, charge_worst, hottest, hottest_worst, plan_best,
+                     plan_worst, present_best, present_worst)
+
+    def _outlook(self, rollout: Rollout, states: Array) -> Outlook:
+        """Distance to each of `LIMITS` at the start and at the slots' ends, in one lane of `states`."""
+        rows, at = rollout.params, self._at
+        start = np.concatenate((rows["temperature_k"][:, 0], rows["battery_j"][0]))
+        states = np.vstack((start, states))
+        room_k = rows["limit_k"][:, 0] - states[:, :-1]
+        room = np.stack((
+            (states[:, -1] - rows["battery_floor_j"][0, 0]) / rows["battery_capacity_j"][0, 0],
+            room_k[:, : at.plate].min(axis=1), room_k[:, at.plate], room_k[:, at.radiator], room_k[:, at.battery],
+        ))
+        beyond = room < 0.0
+        crossing_s = np.where(beyond.any(axis=1), beyond.argmax(axis=1) * SLOT_S, np.inf)
+        return Outlook(tuple(room.min(axis=1).tolist()), tuple(crossing_s.tolist()))
+
     def _limit_names(self) -> tuple[str, ...]:
         """Name of the limit behind each row: charge first, then one a thermal node."""
         return ("battery_floor_frac", *("die_max_c",) * self._at.plate, "plate_max_c", "radiator_max_c", "none",
                 "battery_max_c", "none")
 
 
+_CORNERS = (0.0, 1.0)  # caution of the forecast's two corners: the best estimate, and the worst credible
 _BACKUP_STEPS = 60  # heat put in before the shed has passed through the radiator by then
 _NO_LIMIT_K = 1000.0
 _FACE_ARRAY = 5  # -z in `orbit.FACES`: the wings look this way

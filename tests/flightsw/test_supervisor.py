@@ -29,11 +29,13 @@ from flightsw.link.packets import Telemetry, unpack_tm
 from flightsw.link.services import VerificationReport, build_telecommand, unpack_parameter, unpack_verification
 from flightsw.recorder import fingerprint, read_recording
 from flightsw.state import (
+    AHEAD_POINTS,
     Decision,
     Event,
     JobProgress,
     JobSpec,
     JobState,
+    Limit,
     Mode,
     NodeCap,
     Pause,
@@ -439,6 +441,30 @@ def test_job_of_the_inbox_is_answered_and_a_cancelled_one_ends(flight: Flight) -
     assert flight.ledger()[8].state is JobState.CANCELLED
     assert flight.runner.ended == [9, 8]
     assert flight.runner.running == set()
+
+
+def test_the_forecast_of_limits_goes_down_and_is_missing_while_the_state_is_not_known(flight: Flight) -> None:
+    flight.to_compute()
+    for sid in (7, 8, 9):
+        flight.command("hk.report", sid)
+    flight.fly(1)
+    points = flight.heard.points
+    assert points["draw_limit"] == Limit.NONE  # all nodes are off
+    assert points["draw_limit_s"] == points["die_max_draw_worst_s"] == math.inf
+    assert (points["plan_limit"] == Limit.NONE) == math.isinf(points["plan_limit_s"])
+    assert points["battery_floor_worst_frac"] < points["battery_floor_margin_frac"] < 0.3
+    assert points["plate_max_worst_k"] < points["plate_max_margin_k"]
+    curve = [points[f"ahead{i}_frac"] for i in range(AHEAD_POINTS)]
+    assert min(curve) > 0.7
+    assert all(points[f"worst{i}_frac"] <= share for i, share in enumerate(curve))
+    assert all(points[f"worst{i}_c"] > points[f"ahead{i}_c"] for i in range(AHEAD_POINTS))
+    flight.board.values["plate_c"] = None
+    flight.fly(120)
+    flight.command("hk.report", 7)
+    flight.command("hk.report", 8)
+    flight.fly(1)
+    assert math.isnan(flight.heard.points["plate_max_margin_k"])
+    assert math.isnan(flight.heard.points["draw_limit_s"])
 
 
 def test_leaving_compute_pauses_the_jobs_and_drops_the_caps_in_the_same_tick(flight: Flight) -> None:
