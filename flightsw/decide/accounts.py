@@ -122,10 +122,11 @@ class Room:
         return Shortage(tuple(reasons), at_s, fits_from_s) if reasons else None
 
     def take(self, spec: JobSpec, units_left: float, drew_frac: float = 1.0) -> None:
-        """Set aside what a promised job still needs."""
+        """Set aside what a promised job still needs, a start with it."""
         price_j = self._price_j * spec.activity_frac * drew_frac
+        need_units = units_left + self._overhead_units
         for mark in self._marks:
-            units = units_left - self._rate_max * max(0.0, spec.deadline_s - mark.until_s)
+            units = need_units - self._rate_max * max(0.0, spec.deadline_s - mark.until_s)
             mark.due_j += max(0.0, units) * price_j
 
 
@@ -156,8 +157,7 @@ class Accounts:
 
     def reopen(self, job: JobView) -> None:
         """Reserve for the rest of a promise from before a restart; its account counts from here."""
-        units = max(0.0, job.spec.work_units - job.done_units) + self._overhead_units
-        self.open(job.spec, units * job.spec.activity_frac * self._price_j)
+        self.open(job.spec, (_left_units(job) + self._overhead_units) * job.spec.activity_frac * self._price_j)
 
     def open(self, spec: JobSpec, energy_j: float) -> None:
         """Reserve `energy_j` for a new promise."""
@@ -219,20 +219,17 @@ class Accounts:
                  for at_s in self._marks_s if at_s > now_s or at_s == self._marks_s[-1]]
         room = Room(marks, self._price_j, self._rate_max, self._overhead_units)
         for job in promised:
-            room.take(job.spec, self._left_units(job), self._drew_frac(job.spec.job_id))
+            room.take(job.spec, _left_units(job), self._drew_frac(job.spec.job_id))
         return room
 
     def balance(self, now_s: float, promised: Sequence[JobView]) -> Balance:
         """Sum up what is reserved and what room is left until the next sunrise."""
         reserved_j = sum(
-            self._left_units(job) * job.spec.activity_frac * self._drew_frac(job.spec.job_id) * self._price_j
-            for job in promised
+            (_left_units(job) + self._overhead_units) * job.spec.activity_frac * self._price_j
+            * self._drew_frac(job.spec.job_id) for job in promised
         )
         mark = self.room(now_s, promised).next_mark
         return Balance(reserved_j, mark.due_j, mark.energy_j - mark.due_j, mark.heat_j - mark.due_j)
-
-    def _left_units(self, job: JobView) -> float:
-        return max(0.0, job.spec.work_units - job.done_units) + self._overhead_units
 
     def _drew_frac(self, job_id: int) -> float:
         """What a job's rest is reckoned at: more than declared where it draws more, never less."""
@@ -247,3 +244,7 @@ class Accounts:
             return before_j
         begin_s = self._ends_s[i - 1] if i else self._made_s
         return before_j + self._spends_w[i] * max(0.0, time_s - begin_s)
+
+
+def _left_units(job: JobView) -> float:
+    return max(0.0, job.spec.work_units - job.done_units)

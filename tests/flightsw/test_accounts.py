@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_satellite import mission
+from reference_satellite import forecaster, mission
 
 from flightsw.decide.accounts import Accounts
+from flightsw.decide.brain import Brain
 from flightsw.state import JobSpec, JobState, JobView, NodeCommand, Plan, RefusalReason
 
 M = mission()
@@ -96,6 +97,24 @@ def test_reservations_after_a_restart_are_for_what_is_left() -> None:
     settled = accounts.settle(1)
     assert settled is not None
     assert settled.reserved_j == pytest.approx((200.0 + RESTORE) * 20.0)
+
+
+def test_a_promise_counts_the_same_in_its_tick_and_after_it() -> None:
+    accounts, job = following(plan(), (1800.0,)), spec(deadline_s=1800.0)
+    room = accounts.room(0.0, [])
+    room.take(job, job.work_units)
+    assert room.next_mark.due_j == accounts.room(0.0, [view(job)]).next_mark.due_j == pytest.approx(room.energy_j(job))
+
+
+def test_a_brain_that_starts_again_reserves_for_the_promises_it_finds() -> None:
+    left, waiting, over = spec(1), spec(2), spec(3)
+    brain = Brain(M, forecaster(), (
+        view(left, 400.0)._replace(state=JobState.PROMISED), view(waiting)._replace(state=JobState.QUEUED),
+        view(over)._replace(state=JobState.FINISHED)))  # fmt: skip
+    first = M.compute.modes[WORKING]
+    price_j = (first.draw_w - OFF_W) / first.rate  # of the reference mode: there is no plan yet
+    assert brain._accounts.settle(1).reserved_j == pytest.approx((200.0 + RESTORE) * price_j)  # type: ignore[union-attr]
+    assert brain._accounts.settle(2) is brain._accounts.settle(3) is None
 
 
 def test_room_is_what_the_plan_spends_and_leaves_up_to_the_next_sunrise() -> None:
