@@ -136,9 +136,10 @@ def trace_other(*pids: str) -> str:
             return f"BROKE: traced process {pid}"
         try:
             os.kill(pid, signal.SIGCONT)
-            return f"BROKE: signalled process {pid}"
         except OSError as e:
             why = e.strerror or ""
+        else:
+            return f"BROKE: signalled process {pid}"
         with contextlib.suppress(OSError):
             octets = len(Path(f"/proc/{pid}/environ").read_bytes())
             return f"BROKE: read {octets} octets of the environment of process {pid}"
