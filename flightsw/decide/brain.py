@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from flightsw.decide import admission, dispatch, governor, planner
 from flightsw.decide.accounts import Accounts, Balance
+from flightsw.decide.draw import JobDraw
 from flightsw.decide.price import Demand
 from flightsw.decide.windows import NO_WINDOWS
 from flightsw.dictionary import commands
@@ -98,6 +99,7 @@ class Brain:
         self.mode = Mode.BOOT
         self.tally = Tally()
         self._accounts = Accounts(mission)
+        self._draw = JobDraw(mission)
         self._open: dict[int, JobView] = {}
         self._known: set[int] = set()
         for job in jobs:
@@ -147,6 +149,7 @@ class Brain:
         if self._heard_s is None:
             self._heard_s = now_s
         self._accounts.book(now_s, self._nodes, estimate.node_w)
+        turn.events.extend(self._draw.look(now_s, self._nodes, estimate.node_w, self._open))
         shed = self._look(inputs, estimate, turn)
         for received in inputs.received:
             self._obey(received, now_s, inputs.storage_works, turn)
@@ -313,6 +316,7 @@ class Brain:
         """A job leaves for good."""
         job = self._open.pop(job_id)
         turn.transitions.append(JobTransition(job_id, state, detail, job.done_units, None))
+        self._draw.forget(job_id)
         settled = self._accounts.settle(job_id)
         if settled is not None:
             self.tally.energy_used_j += settled.used_j
@@ -357,8 +361,8 @@ class Brain:
         if not waiting:
             return
         waiting.sort(key=lambda job: (-job.spec.value / job.spec.work_units, job.spec.job_id))
-        desk = admission.Desk(promised, plan, self._accounts.room(now_s, promised), estimate, self.mode, self._mission,
-                              self._windows)
+        desk = admission.Desk(self._draw.as_drawn(promised), plan, self._accounts.room(now_s, promised), estimate,
+                              self.mode, self._mission, self._windows)
         price = self._demand.price(now_s, sum(plan.rate_units_s) / len(plan.rate_units_s))
         for job in waiting:
             spec = job.spec
@@ -425,7 +429,7 @@ class Brain:
         promised = self._promised()
         activity = 1.0
         if promised:
-            activity = sum(job.spec.activity_frac for job in promised) / len(promised)
+            activity = sum(job.spec.activity_frac for job in self._draw.as_drawn(promised)) / len(promised)
         curve = planner.RateCurve(self._mission, activity)
         self._plan = planner.plan(self._forecaster, estimate, curve, self.parameters)
         self._accounts.follow(self._plan, activity, self._forecaster.sunrises_s(estimate.now_s),
@@ -482,14 +486,14 @@ class Brain:
             bound_j = 0.5 * _ACCOUNT_S * modes[-1].draw_w
             self._credit_j = min(max(self._credit_j + (budget_w - used_w) * elapsed_s, -bound_j), bound_j)
         self._dispatched_s = now_s
-        placed = dispatch.place(self._windows.free(self._promised(), now_s), nodes, estimate.dark_nodes,
-                                [n.job_id for n in self._nodes])
+        free = self._windows.free(self._draw.as_drawn(self._promised()), now_s)
+        placed = dispatch.place(free, nodes, estimate.dark_nodes, [n.job_id for n in self._nodes])
         before = [
             dispatch.rung_of(node.power_mode, self._steps) if job is not None and job.spec.job_id == node.job_id else -1
             for job, node in zip(placed, self._nodes, strict=True)
         ]
         for i, job in enumerate(placed):
-            self._activity[i] = job.spec.activity_frac if job is not None else 1.0
+            self._activity[i] = self._open[job.spec.job_id].spec.activity_frac if job is not None else 1.0
         return dispatch.set_modes(placed, before, modes, self._steps, budget_w + self._credit_j / _ACCOUNT_S,
                                   governor.payload_w(self.parameters, self._mission), now_s)
 

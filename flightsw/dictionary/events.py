@@ -78,6 +78,8 @@ EVENTS: tuple[EventRow, ...] = (
              "drew {5:.2f} of what it declared", ("u32", "f32", "f32", "f32", "f32", "f32")),
     EventRow(47, "job_held", _I, "Job {0} held: region {1}, until T+{2:.0f} s", ("u32", "text", "f64")),
     EventRow(48, "job_resumed", _I, "Job {0} goes on, on node {1}", ("u32", "u8")),
+    EventRow(49, "job_overdraws", _L, "Job {0} declared {1:.2f} of its mode's nominal draw and draws {2:.2f}",
+             ("u32", "f32", "f32")),
     EventRow(50, "eclipse_entered", _I, "Eclipse entered"),
     EventRow(51, "eclipse_left", _I, "Eclipse left after {0:.0f} s", ("f32",)),
     EventRow(52, "ground_pass", _I, "Pass over {0}: {1:.0f} s, {2:.0f} degrees high", ("text", "f32", "f32")),
