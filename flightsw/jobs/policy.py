@@ -327,7 +327,8 @@ def forbidden_spans(policy: DataPolicy, regions: Regions, track: Track, from_uni
     if not has_borders(policy) or to_unix_s <= from_unix_s:
         return ()
     # On whole minutes, so that a border comes out the same whatever window it is seen through.
-    grid: Array = _GRID_S * np.arange(math.floor(from_unix_s / _GRID_S), math.ceil((to_unix_s + margin_s) / _GRID_S) + 1)
+    first, last = math.floor(from_unix_s / _GRID_S), math.ceil((to_unix_s + margin_s) / _GRID_S)
+    grid = _GRID_S * np.arange(first, last + 1, dtype=np.float64)
 
     def clearance_at(unix_s: Array) -> Array:
         latitude, longitude, _ = track(unix_s)
