@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Self
@@ -21,9 +21,10 @@ from typing import Final, Self
 from flightsw.clock import MonotonicClock
 from flightsw.errors import BoardError, FlightError
 from flightsw.guardian import GuardianHealth, GuardianStatus, ProcessGuardian
+from flightsw.jobs.ledger import LedgerEntry
 from flightsw.jobs.onboard import OnboardJobs
 from flightsw.link.serial_port import SerialPort
-from flightsw.state import JobSpec, NodeCap
+from flightsw.state import Event, JobSpec, NodeCap
 from flightsw.supervisor import Supervisor
 
 PERIOD_S: Final = 1.0
@@ -69,7 +70,11 @@ class StopRequest:
 class GroundOnly:
     """The inbox of a satellite on which no instrument submits jobs: they come by telecommand."""
 
-    def take(self, _now_s: float) -> tuple[JobSpec, ...]:
+    def take(self, _now_s: float, _known: Mapping[int, LedgerEntry]) -> tuple[JobSpec, ...]:
+        """See `supervisor.Inbox`."""
+        return ()
+
+    def news(self) -> tuple[Event, ...]:
         """See `supervisor.Inbox`."""
         return ()
 

@@ -7,6 +7,7 @@ It holds the one broad `except` of the flight software: a tick that fails sheds 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Protocol
 
 from flightsw.board.base import Board
@@ -17,7 +18,7 @@ from flightsw.errors import FlightError, StoreError
 from flightsw.facts import FactFile
 from flightsw.guardian import GuardianHealth, GuardianLink, GuardianStatus
 from flightsw.jobs.base import Placement, Runner
-from flightsw.jobs.ledger import Ledger
+from flightsw.jobs.ledger import Ledger, LedgerEntry
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver
 from flightsw.mission import Mission
@@ -45,8 +46,11 @@ _NOTE_EVERY_S = 600.0
 class Inbox(Protocol):
     """Where jobs come from besides the ground: instruments and customers on board."""
 
-    def take(self, now_s: float) -> tuple[JobSpec, ...]:
-        """Jobs that arrived since the last call."""
+    def take(self, now_s: float, known: Mapping[int, LedgerEntry]) -> tuple[JobSpec, ...]:
+        """Jobs that arrived since the last call; `known` are those of the ledger, which need not come again."""
+
+    def news(self) -> tuple[Event, ...]:
+        """What there is to report since the last call."""
 
 
 class Supervisor:
@@ -143,8 +147,8 @@ class Supervisor:
         received, self._received = tuple(self._received), []
         status = self._guardian_status
         answers = status is None or (status.health is GuardianHealth.ALIVE and status.result == 0)
-        inputs = Inputs(now_s, readings, received, self._inbox.take(now_s), self._runner.poll(now_s), answers,
-                        self._storage_works)
+        inputs = Inputs(now_s, readings, received, self._inbox.take(now_s, self._ledger.entries),
+                        self._runner.poll(now_s), answers, self._storage_works)
         decision = self._brain.decide(estimate, inputs)
         self._recorder.record(inputs, fingerprint(decision))
         if self._recorder.failure and not self._recording_ended:
@@ -191,6 +195,8 @@ class Supervisor:
         obt_s = now_s + self._obt_offset_s
         sky = self._forecaster.sky(now_s)
         self._note_sky(sky, now_s, obt_s)
+        for event in self._inbox.news():
+            self._reporting.event(event, obt_s)
         self._reporting.report(obt_s, readings, estimate, decision, sky, self._caps_in_force,
                                lambda: self._count(now_s), self._brain.parameters)
         self._transmit(now_s, sky)

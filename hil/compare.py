@@ -25,10 +25,11 @@ import numpy as np
 
 from flightsw import compose
 from flightsw.errors import ConfigError
+from flightsw.jobs.ledger import LedgerEntry
 from flightsw.mission import Mission
 from flightsw.physics.forecast import Forecaster
 from flightsw.physics.units import J_PER_WH
-from flightsw.state import JobSpec, JobState
+from flightsw.state import Event, JobSpec, JobState
 from hil import baselines, lean, run
 from hil import scenario as scenarios
 from hil.jobs import FIRST_STREAM_ID, StreamConfig
@@ -67,12 +68,16 @@ class _Endless:
                                   3.0) for i in range(nodes))
         self._given = False
 
-    def take(self, now_s: float) -> tuple[JobSpec, ...]:
+    def take(self, now_s: float, _known: Mapping[int, LedgerEntry]) -> tuple[JobSpec, ...]:
         """See `flightsw.supervisor.Inbox`."""
         if self._given or now_s < self.jobs[0].arrival_s:
             return ()
         self._given = True
         return self.jobs
+
+    def news(self) -> tuple[Event, ...]:
+        """See `flightsw.supervisor.Inbox`."""
+        return ()
 
 
 @functools.lru_cache(maxsize=2)

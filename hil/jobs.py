@@ -7,15 +7,16 @@ what it is differ by a seeded error, which only the truth knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from flightsw.declared import number
 from flightsw.jobs.base import Placement
+from flightsw.jobs.ledger import LedgerEntry
 from flightsw.jobs.manifest import Manifest
-from flightsw.state import JobProgress, JobSpec, Pause
+from flightsw.state import Event, JobProgress, JobSpec, Pause
 
 FIRST_STREAM_ID = 1_000_000
 """Jobs of the stream count from here; lower ids are free for the ground."""
@@ -82,12 +83,16 @@ class JobStream:
         self.jobs = tuple(_draw(config, examples, duration_s, generator))
         self._next = 0
 
-    def take(self, now_s: float) -> tuple[JobSpec, ...]:
+    def take(self, now_s: float, _known: Mapping[int, LedgerEntry]) -> tuple[JobSpec, ...]:
         """Jobs that arrived since the last call."""
         first = self._next
         while self._next < len(self.jobs) and self.jobs[self._next].arrival_s <= now_s:
             self._next += 1
         return self.jobs[first:self._next]
+
+    def news(self) -> tuple[Event, ...]:
+        """Nothing: an arrival is told by what becomes of it."""
+        return ()
 
 
 def _draw(config: StreamConfig, examples: Sequence[Manifest], duration_s: float,

@@ -16,6 +16,7 @@ missing or out-of-range key is an error; all errors of a file are reported toget
 from __future__ import annotations
 
 import datetime
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ SIGNATURE_FILE: Final = "SHA256SUMS.sig"
 UNITS_WORD: Final = "{units}"
 DEADLINE_MAX_S: Final = 2_592_000.0  # 30 days
 RETENTION_DEFAULT_S: Final = 604_800.0
+ACTIVITY_MAX_FRAC: Final = 1.5  # a stress load exceeds nominal
 
 ID_PATTERN: Final = r"[a-z0-9][a-z0-9_-]{0,39}"
 FILE_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
@@ -162,6 +164,11 @@ class Manifest:
             return self.deadline_unix_s - unix_s
         return DEADLINE_MAX_S if self.deadline_s is None else self.deadline_s
 
+    def runs(self, job_id: int) -> int:
+        """How often the job of this number is run: twice when it is drawn to be checked. Follows from the number."""
+        drawn_frac = int.from_bytes(hashlib.sha256(str(job_id).encode()).digest()[:4], "big") / 2**32
+        return 2 if drawn_frac < self.integrity.sample_frac else 1
+
     def command_words(self) -> tuple[str, ...]:
         """Return the command with the word `{units}` replaced by the declared work."""
         return tuple(str(self.work_units) if word == UNITS_WORD else word for word in self.command)
@@ -241,7 +248,7 @@ class _PauseContract:
 
 @dataclass(frozen=True, slots=True)
 class _Power:
-    activity_frac: float | None = number("frac", 0.01, 1.5, None)  # a stress load exceeds nominal
+    activity_frac: float | None = number("frac", 0.01, ACTIVITY_MAX_FRAC, None)
     by_mode_w: dict[str, float] | None = number("W", 0.1, 2_000.0, None)  # noqa: RUF009 # it makes a field
 
 

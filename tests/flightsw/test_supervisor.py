@@ -115,9 +115,12 @@ class ScriptedInbox:
     def __init__(self) -> None:
         self.jobs: list[JobSpec] = []
 
-    def take(self, now_s: float) -> tuple[JobSpec, ...]:
+    def take(self, now_s: float, known: object) -> tuple[JobSpec, ...]:
         jobs, self.jobs = tuple(self.jobs), []
         return jobs
+
+    def news(self) -> tuple[Event, ...]:
+        return ()
 
 
 class ScriptedPort:

@@ -31,9 +31,12 @@ def test_every_baseline_works_and_answers(world, name):
 
 def test_the_energy_test_refuses_what_no_sunlight_will_pay(world):
     class Inbox:
-        def take(self, now_s):
+        def take(self, now_s, known):
             spec = JobSpec(1_000_000, "large", 50_000.0, 1.0, 1.0, 100.0, 7000.0, 100.0)
             return (spec, replace(spec, job_id=1_000_001, work_units=100.0)) if now_s == 100.0 else ()
+
+        def news(self):
+            return ()
 
     def outcome(name):
         flown = lean.fly(world, lambda mission, forecaster: baselines.make(name, mission, forecaster), inbox=Inbox())

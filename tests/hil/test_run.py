@@ -274,7 +274,7 @@ def test_the_inbox_gives_each_job_once_when_it_arrives():
     inbox = stream()
     taken = []
     for now_s in range(0, 86400, 100):
-        fresh = inbox.take(float(now_s))
+        fresh = inbox.take(float(now_s), {})
         assert all(now_s - 100 < job.arrival_s <= now_s for job in fresh)
         taken += fresh
     assert tuple(taken) == inbox.jobs[: len(taken)]
