@@ -8,6 +8,7 @@ except to hand controllers down to its children. Under systemd the service says 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from flightsw.errors import JobError
 CONTROLLERS: Final = ("cpu", "memory", "pids", "io")
 
 _SUPERVISOR: Final = "supervisor"
+_LEFT_BEHIND_MAX: Final = 16
 _CPU_PERIOD_US: Final = 100_000
 
 
@@ -53,7 +55,6 @@ class CgroupTree:
 
     def make(self, job_id: int, limits: Limits) -> Cgroup:
         """Make the job's cgroup and set its limits. JobError when the kernel refuses one that it offers."""
-        path = self.root / f"job-{job_id:010d}"
         settings: list[tuple[str, str, str]] = [
             ("memory", "memory.max", str(limits.memory_octets)),
             ("memory", "memory.swap.max", "0"),
@@ -66,17 +67,25 @@ class CgroupTree:
         if limits.io_octets_s and self._disk:
             settings.append(("io", "io.max", f"{self._disk} wbps={limits.io_octets_s}"))
         try:
-            with contextlib.suppress(FileNotFoundError):
-                Cgroup(path).kill()  # left by a supervisor that was killed
-                path.rmdir()
-            path.mkdir()
+            path = self._fresh(f"job-{job_id:010d}")
             for controller, name, value in settings:
                 # A kernel without swap has no memory.swap.max, and needs none.
                 if controller in self.controllers and (name != "memory.swap.max" or (path / name).exists()):
                     (path / name).write_text(value)
         except OSError as e:
-            raise JobError(f"job {job_id}: cgroup {path}: {e.strerror}") from e
+            raise JobError(f"job {job_id}: cgroup {e.filename or self.root}: {e.strerror}") from e
         return Cgroup(path)
+
+    def _fresh(self, name: str) -> Path:
+        """Make a new folder; clear away those left by supervisors that were killed, or pass over what still dies."""
+        for path in (self.root / name, *(self.root / f"{name}.{n}" for n in range(1, _LEFT_BEHIND_MAX))):
+            with contextlib.suppress(OSError):
+                Cgroup(path).kill()
+                path.rmdir()
+            if not path.exists():
+                path.mkdir()
+                return path
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(self.root / name))
 
 
 class Cgroup:

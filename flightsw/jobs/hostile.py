@@ -129,9 +129,9 @@ def read_other(path: str) -> str:
 
 
 def trace_other(*pids: str) -> str:
-    """Signal, trace and read other processes: another job's, and the supervisor's."""
+    """Signal, trace and read other processes: another job's and the supervisor's, or without names whoever is there."""
     why = ""
-    for pid in map(int, pids):
+    for pid in map(int, pids or {*range(3, 2_000)} - {os.getpid()}):
         if _LIBC.ptrace(_PTRACE_ATTACH, pid, None, None) == 0:
             return f"BROKE: traced process {pid}"
         try:

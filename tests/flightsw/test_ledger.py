@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import dataclasses
 import itertools
+import json
 import random
 import signal
 import subprocess
@@ -14,7 +17,7 @@ import pytest
 
 from flightsw.errors import JobError, StoreError
 from flightsw.jobs.ledger import CLOSED_MAX, LEGAL, OPEN_MAX, Ledger, LedgerEntry
-from flightsw.state import JobSpec, JobState, JobTransition, Pause
+from flightsw.state import JobSpec, JobState, JobTransition, Pause, Usage
 from flightsw.store import Store, StoreLimits
 
 QUEUED, PROMISED, RUNNING = JobState.QUEUED, JobState.PROMISED, JobState.RUNNING
@@ -110,7 +113,7 @@ def test_an_illegal_transition_spoils_its_whole_call(store: Store) -> None:
 
 
 def test_open_jobs_are_bounded_and_old_ended_ones_forgotten(tmp_path: Path) -> None:
-    limits = StoreLimits(segment_octets=20_000, journal_octets=120_000, snapshot_octets=400_000)
+    limits = StoreLimits(segment_octets=200_000, journal_octets=1_200_000)
     store = Store(tmp_path / "jobs", limits=limits)
     ledger = Ledger(store)
     for job_id in range(0, CLOSED_MAX + 21, 3):  # each three end in another order than they came in
@@ -120,9 +123,10 @@ def test_open_jobs_are_bounded_and_old_ended_ones_forgotten(tmp_path: Path) -> N
     forgotten = set(range(CLOSED_MAX + 22)) - set(ledger.entries)
     assert forgotten == {*range(21), 22}
     ledger.record([submit(10_000 + n) for n in range(50)], obt_s=0.0)
-    for n in range(50, OPEN_MAX):
-        ledger.record([submit(10_000 + n)], obt_s=0.0)
-    with pytest.raises(JobError, match="257 open jobs above the limit of 256"):
+    for n in range(50, OPEN_MAX, 34):  # of names as long as a telecommand can say, and longer in JSON
+        ledger.record([to(job_id, QUEUED, dataclasses.replace(spec(job_id), name='"' * 48, manifest='"' * 48))
+                       for job_id in range(10_000 + n, 10_034 + n)], obt_s=0.0)
+    with pytest.raises(JobError, match="4097 open jobs above the limit of 4096"):
         ledger.record([submit(9)], obt_s=0.0)
     store.close()
     assert store.octets_used < limits.journal_octets
@@ -171,6 +175,30 @@ def test_nothing_is_shown_that_was_not_made_durable(store: Store) -> None:
     with pytest.raises(StoreError, match="refuses writes"):
         ledger.record([to(1, PROMISED)], obt_s=1.0)
     assert ledger.entries[1].state is QUEUED
+
+
+def test_what_a_job_used_is_durable_with_its_end(store: Store, tmp_path: Path) -> None:
+    ledger = Ledger(store)
+    used = Usage("Ada", 120.5, 60.25, 1 << 20, 4096)
+    ledger.record([submit(1), submit(2), to(1, PROMISED), to(1, RUNNING)], obt_s=0.0)
+    assert ledger.entries[1].usage is None
+    ledger.record([to(1, PAUSED)], 1.0, {1: used._replace(energy_j=60.0), 2: used})
+    ledger.record([to(1, RUNNING)], 2.0)
+    assert ledger.entries[1].usage == used._replace(energy_j=60.0), "totals stay until newer ones come"
+    assert ledger.entries[2].usage is None, "totals go only with a transition"
+    ledger.record([to(1, FINISHED)], 3.0, {1: used})
+    store.close()
+    again = Store(tmp_path / "jobs")
+    replayed = Ledger(again)
+    assert dict(replayed.entries) == dict(ledger.entries)
+    assert replayed.entries[1].usage == used
+    again.snapshot(json.dumps({"entries": [
+        {**entry._asdict(), "state": entry.state.name, "spec": dataclasses.asdict(entry.spec)}
+        for entry in replayed.entries.values()]}).encode())
+    again.close()
+    third = Store(tmp_path / "jobs")
+    assert Ledger(third).entries[1].usage == used
+    third.close()
 
 
 WORKER = """

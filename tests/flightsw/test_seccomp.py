@@ -1,4 +1,4 @@
-"""The filter as the kernel reads it: run here by a small interpreter of classic BPF, for every call of both machines."""
+"""The filter as the kernel reads it: run by a small interpreter of classic BPF, for every call of both machines."""
 
 from __future__ import annotations
 
