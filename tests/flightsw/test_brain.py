@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import Counter
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from flightsw.state import (
     LEGAL_TRANSITIONS,
     BanNews,
     Decision,
+    Estimate,
     Inputs,
     JobProgress,
     JobSpec,
@@ -366,7 +369,7 @@ def test_a_job_at_the_very_price_is_not_outbid() -> None:
 
 
 def test_a_flood_is_refused_before_the_ledger_overflows() -> None:
-    assert PARAMETER["jobs_open_max"].high == OPEN_MAX
+    assert PARAMETER["jobs_open_max"].high == OPEN_MAX >= 4096
     flight = Flight()
     flood = [spec(i, 100.0, 90_000.0, now_s=flight.now_s, due_s=1e9) for i in range(1, 301)]
     decision = flight.tick(jobs=flood)
@@ -379,6 +382,38 @@ def test_a_flood_is_refused_before_the_ledger_overflows() -> None:
     full.tick(sent=[full.command("param.set", "jobs_open_max", 2.0)])
     full.tick(jobs=[spec(i, 100.0, 90_000.0, now_s=full.now_s, due_s=1e9) for i in (1, 2, 3)])
     assert full.states[3] is JobState.REFUSED
+
+
+def test_a_quiet_tick_costs_the_same_however_many_jobs_are_open() -> None:
+    def steps(count: int) -> list[int]:
+        """Instructions that each tick takes beside so many promised and waiting jobs, but for dispatch and plans."""
+        jobs = tuple(JobView(spec(i, 100.0, 1e6 + i, due_s=1e5), JobState.QUEUED if i % 3 == 0 else JobState.PROMISED,
+                             0.0, -1) for i in range(1, count + 1))  # fmt: skip
+        flight = Flight(jobs=jobs)
+        flight.ticks(2)
+        decide, counts = flight.brain.decide, []
+
+        def follow(frame: FrameType, event: str, _: object) -> object:
+            frame.f_trace_opcodes = True
+            counts[-1] += event == "opcode"
+            return follow
+
+        def counted(state: Estimate, inputs: Inputs) -> Decision:
+            counts.append(0)
+            before = sys.gettrace()
+            sys.settrace(follow)
+            try:
+                return decide(state, inputs)
+            finally:
+                sys.settrace(before)
+
+        flight.brain.decide = counted  # type: ignore[method-assign] # it is measured
+        flight.ticks(12)
+        return sorted(counts)
+
+    few, many = steps(20), steps(1000)
+    assert many[:8] == few[:8]
+    assert many[-1] > few[-1] + 1000  # the ticks that do look through all jobs are counted
 
 
 def test_expiry_breaks_a_promise_only_where_there_was_one() -> None:
