@@ -97,7 +97,10 @@ class Disk(Protocol):
 
 
 class OsDisk:
-    """The operating system's files. A file open for writing is locked against a second process."""
+    """The operating system's files, made with `mode`. One open for writing is locked against a second process."""
+
+    def __init__(self, mode: int = 0o640) -> None:
+        self._mode = mode
 
     def make_folder(self, folder: Path) -> None:
         """See `Disk`."""
@@ -116,7 +119,7 @@ class OsDisk:
 
     def open(self, path: Path) -> int:
         """See `Disk`; BlockingIOError when another process has the file open for writing."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self._mode)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -291,7 +294,7 @@ class Store:
         generation = max((s.generation for s in self._slots.values()), default=0) + 1
         taken = _Snapshot(generation, self._sequence, self._chain, b"")
         try:
-            _replace(self._disk, self._folder / slot, _pack_snapshot(taken, state))
+            replace_file(self._disk, self._folder / slot, _pack_snapshot(taken, state))
         except _SyncError as e:
             raise self._fail(f"snapshot {slot}: {e}") from e
         except OSError as e:
@@ -498,7 +501,7 @@ class TripleFact:
         octets += _CRC.pack(zlib.crc32(octets))
         for path in paths:
             try:
-                _replace(self._disk, path, octets)
+                replace_file(self._disk, path, octets)
             except OSError as e:
                 self._failure = f"{path}: {e}"
                 raise StoreError(f"fact {path}: not written: {e}") from e
@@ -651,7 +654,7 @@ class _SyncError(OSError):
     """A sync failed: unlike a full disk, nothing that this disk says can be trusted any more."""
 
 
-def _replace(disk: Disk, path: Path, octets: bytes) -> None:
+def replace_file(disk: Disk, path: Path, octets: bytes) -> None:
     """Replace a file atomically and durably: after a power cut it is the old or the new one, whole."""
     fresh = path.with_name(path.name + ".tmp")
     fd = disk.open(fresh)
