@@ -181,8 +181,8 @@ class Reporting:
 
 def _fill_ahead(pool: list[float | int], ahead: Ahead | None) -> None:
     """Write both structures of the forecast, in the order of their points; missing where there is none."""
-    draw_limit, draw_limit_s = Limit.NONE, MISSING
-    values: list[float | int] = [Limit.NONE, MISSING, *(MISSING,) * (4 * len(LIMITS))]
+    draw_limit, draw_limit_s = Limit.UNKNOWN, MISSING
+    values: list[float | int] = [Limit.UNKNOWN, MISSING, *(MISSING,) * (4 * len(LIMITS))]
     curves: list[float] = [MISSING] * (2 + 4 * AHEAD_POINTS)
     if ahead is not None:
         draw_limit, draw_limit_s = ahead.present_worst.next_crossing()

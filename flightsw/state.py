@@ -262,17 +262,18 @@ class Plan(NamedTuple):
 
 
 class Limit(IntEnum):
-    """Limits that are forecast; each bears the name of its parameter."""
+    """Limits that are forecast; each bears the name of its parameter. UNKNOWN: there is no forecast."""
 
-    NONE = 0
-    BATTERY_FLOOR_FRAC = 1
-    DIE_MAX_C = 2
-    PLATE_MAX_C = 3
-    RADIATOR_MAX_C = 4
-    BATTERY_MAX_C = 5
+    UNKNOWN = 0
+    NONE = 1
+    BATTERY_FLOOR_FRAC = 2
+    DIE_MAX_C = 3
+    PLATE_MAX_C = 4
+    RADIATOR_MAX_C = 5
+    BATTERY_MAX_C = 6
 
 
-LIMITS: tuple[Limit, ...] = tuple(Limit)[1:]
+LIMITS: tuple[Limit, ...] = tuple(Limit)[2:]
 """In the order of `Outlook`."""
 
 

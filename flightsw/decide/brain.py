@@ -52,7 +52,7 @@ from flightsw.state import (
 
 _ACCEPTED, _NOT_ACCEPTED, _COMPLETED = 1, 2, 7
 _ANSWERED = (JobState.PROMISED, JobState.RUNNING, JobState.PAUSED)
-_NO_OFFER = "no deadline"
+_NO_OFFER = "none"
 _ACCOUNT_S = 600.0
 """Time over which draw and budget are made equal: jobs are whole and modes are steps, the budget is neither."""
 

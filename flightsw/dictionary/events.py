@@ -57,7 +57,7 @@ EVENTS: tuple[EventRow, ...] = (
              ("u32", "f32", "f32", "f32", "f32")),
     EventRow(31, "job_promised", _I, "Job {0} promised by T+{1:.0f} s, {2:.2f} Wh and {3:.2f} Wh of heat reserved",
              ("u32", "f32", "f32", "f32")),
-    EventRow(32, "job_refused", _L, "Job {0} refused: {1}; binding {2} at T+{3:.0f} s; would fit by {4}",
+    EventRow(32, "job_refused", _L, "Job {0} refused: {1}; binding {2} at T+{3:.0f} s; deadline that would do: {4}",
              ("u32", "text", "text", "f32", "text")),
     EventRow(33, "job_started", _I, "Job {0} started on node {1}", ("u32", "u8")),
     EventRow(34, "job_finished", _I, "Job {0} finished, {1:.0f} units", ("u32", "f32")),

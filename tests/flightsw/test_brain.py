@@ -325,7 +325,7 @@ def test_a_job_below_the_price_is_refused_while_all_nodes_are_busy() -> None:
     (answer,) = [t for t in decision.transitions if t.state is JobState.REFUSED]
     assert answer.detail == "OUTBID"
     (event,) = [e for e in decision.events if e.name == "job_refused"]
-    assert event.args == (9, "OUTBID", "value", decision.now_s, "no deadline")
+    assert event.args == (9, "OUTBID", "value", decision.now_s, "none")
 
 
 @pytest.mark.parametrize(

@@ -467,6 +467,7 @@ def test_the_forecast_of_limits_goes_down_and_is_missing_while_the_state_is_not_
     flight.command("hk.report", 8)
     flight.fly(1)
     assert math.isnan(flight.heard.points["plate_max_margin_k"])
+    assert flight.heard.points["draw_limit"] == flight.heard.points["plan_limit"] == Limit.UNKNOWN
     assert math.isnan(flight.heard.points["draw_limit_s"])
 
 

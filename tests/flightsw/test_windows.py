@@ -133,7 +133,7 @@ def test_a_job_beyond_what_is_known_is_refused() -> None:
     decision = flight.tick(bans=(news(to_s=flight.now_s + 60.0),), jobs=[asked])
     (refused,) = [event for event in decision.events if event.name == "job_refused"]
     assert refused.args[1:3] == ("POLICY", f"region {NOT_KNOWN}")
-    assert refused.args[4] == "no deadline"
+    assert refused.args[4] == "none"
 
 
 @settings(max_examples=15, deadline=None)
