@@ -304,7 +304,7 @@ def _verify(sums: bytes, signature: bytes, keys: Mapping[str, bytes] | None) -> 
         try:
             Ed25519PublicKey.from_public_bytes(keys[customer]).verify(bytes.fromhex(match[2]), _CONTEXT + sums)
         except InvalidSignature as e:
-            raise JobError(f"the signature is not {customer!r}'s") from e
+            raise JobError(f"the signature does not match the key of {customer!r}") from e
     return customer
 
 

@@ -254,6 +254,7 @@ class Intake:
             yield
         _sync_folder(new)
         new.chmod(0o555)
+        _sweep(self._folder(number))  # one that came this far and then failed
         new.rename(self._folder(number))
         _sync_folder(self._shelf)
         return number, contents
@@ -311,10 +312,9 @@ class Intake:
 
 def _open_bundle(path: Path) -> BinaryIO:
     """Open a file of the inbox, whatever it is; JobError unless it is one that a bundle can be."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as e:
-        raise JobError(f"cannot be read: {e.strerror}") from e
+    if path.is_symlink():
+        raise JobError("no regular file, but a link")
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     stream = os.fdopen(fd, "rb")
     facts = os.fstat(fd)
     if not stat.S_ISREG(facts.st_mode) or facts.st_size > BUNDLE_OCTETS_MAX:
