@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench build aarch64 clean
+.PHONY: help run test check bench bench-admission build aarch64 clean
 
 help: ## show the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 run: $(READY) ## fly one mission day in virtual time and write a report
 	@$(BIN)/hil run hil/scenarios/day_iss.toml
@@ -25,6 +25,9 @@ check: $(READY) ## ruff, mypy --strict, C warnings as errors
 
 bench: $(READY) ## rollouts per second beside NumPy's, cost of a tick, link and ground figures
 	@$(BIN)/python -m pytest tests/bench --benchmark-only -p no:cacheprovider
+
+bench-admission: $(READY) ## what an answer costs beside up to 4,000 jobs, drawn to docs/images/admission_scaling.png
+	@$(BIN)/python tests/bench/admission_scaling.py docs/images/admission_scaling.png
 
 build: $(READY) ## compile the C kernels and the guardian
 

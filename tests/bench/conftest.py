@@ -1,4 +1,4 @@
-"""After the tables of the plugin: what a reader asks first, cost of a tick and rollouts per second."""
+"""After the tables of the plugin: what a reader asks first, cost of a tick, of an answer, rollouts per second."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
     session = getattr(config, "_benchmarksession", None)
     benchmarks = session.benchmarks if session else []
     summarise_ticks(terminalreporter, [bench for bench in benchmarks if "us_per_tick" in bench.extra_info])
+    summarise_admission(terminalreporter, [bench for bench in benchmarks if "p99_ms" in bench.extra_info])
     summarise_rollouts(terminalreporter, [bench for bench in benchmarks if "rollouts_per_s" in bench.extra_info])
 
 
@@ -21,6 +22,15 @@ def summarise_ticks(terminalreporter: Any, rows: list[Any]) -> None:
             f"{info['us_per_tick']:.1f} us a tick of 1 s, set-up included: {info['times_real_time']:,} times real "
             f"time; of it, in us: {parts}"
         )
+
+
+def summarise_admission(terminalreporter: Any, rows: list[Any]) -> None:
+    if not rows:
+        return
+    terminalreporter.section("admission by jobs promised (answer) or open (tick), ms of processor time")
+    for row in (bench.extra_info for bench in rows):
+        terminalreporter.write_line(
+            f"{row['what']:16}{row['jobs']:6}   p50 {row['p50_ms']:7.2f}   p99 {row['p99_ms']:7.2f}")
 
 
 def summarise_rollouts(terminalreporter: Any, rows: list[Any]) -> None:
