@@ -34,7 +34,7 @@ PROCESSES_MAX: Final = 64
 """Processes and threads of one job."""
 
 USER_BASE: Final = 400_000  # between the subordinate ids of users and those of containers
-USER_COUNT: Final = 1024
+USER_COUNT: Final = 8192
 
 _MB: Final = 1 << 20
 _PRIVATE_TMP_OCTETS_MAX: Final = 64 * _MB  # it is memory, so it is small
