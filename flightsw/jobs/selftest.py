@@ -2,7 +2,8 @@
 
 Called once at the start of the flight program and by `flightsw check`, with the runner's folder and the sandbox that
 real jobs will get. Nothing is believed because it is configured: a limit holds when its attack failed here and now.
-Never judges a job: `SelfTest.refusal` says in a sentence why none may run that is not trusted.
+Never judges a job: `SelfTest.problem` says why none may run that is not trusted; whose jobs are trusted is in
+the customers' file.
 """
 
 from __future__ import annotations
@@ -92,17 +93,13 @@ class SelfTest(NamedTuple):
         """Attacks that got through."""
         return tuple([finding for finding in self.findings if not finding.held])
 
-    def refusal(self, *, trusted: bool, trusted_may_run: bool) -> str:
-        """Say why a job may not run on this machine; "" when it may.
-
-        A job that is not trusted runs only where every attack failed. A trusted one runs there, and elsewhere where
-        the mission or board allows it (`trusted_may_run`).
-        """
-        if not self.broken or (trusted and trusted_may_run):
+    @property
+    def problem(self) -> str:
+        """Say why no job may run here that is not trusted; "" when every attack failed."""
+        if not self.broken:
             return ""
-        why = "; ".join(f"{finding.threatens} ({finding.detail})" for finding in self.broken)
-        who = "this job is not trusted" if trusted_may_run else "the mission runs no job without it"
-        return f"the sandbox does not hold {why}: {who}"
+        return "the sandbox does not hold " + "; ".join(
+            f"{finding.threatens} ({finding.detail})" for finding in self.broken)
 
     def lines(self) -> list[str]:
         """Report for `flightsw check`, one line a finding."""
@@ -171,8 +168,7 @@ class _Test:
         if wrote:
             findings = [finding._replace(held=False, detail=f"wrote {', '.join(wrote)}")
                         if finding.attack == "write_outside" else finding for finding in findings]
-        findings += [self._outlast("ignore_signals"), self._outlast("endless_output")]
-        return findings
+        return findings + self._outlast("ignore_signals", "endless_output")
 
     def _start(self, name: str, arguments: tuple[str, ...]) -> int:
         command = ("python3", "-I", "-S", hostile.__file__, name, *arguments)
@@ -204,28 +200,39 @@ class _Test:
         ended = report.exit_code is not None and report.exit_code < 0
         return Finding(name, THREATENS[name], ended and not verdict, report.detail)
 
-    def _outlast(self, name: str) -> Finding:
-        """Pause and end a job that does not listen; look at what it does meanwhile, and at its log."""
-        number = self._numbers[name]
-        with contextlib.suppress(JobError):
-            self._start(name, ())
-        problems = [] if self._wait_ready(name) else ["did not start"]
-        if not problems:
-            self._runner.pause(number)
-            self._pass(_SETTLE_S)
-            before_s = self._report(number).cpu_s
-            self._pass(_SETTLE_S)
-            if self._report(number).cpu_s > before_s:
-                problems.append("goes on while it is paused")
+    def _outlast(self, *names: str) -> list[Finding]:
+        """Pause and end jobs that do not listen; look at what they do meanwhile, and at their logs."""
+        problems: dict[str, list[str]] = {name: [] for name in names}
+        for name in names:
+            with contextlib.suppress(JobError):
+                self._start(name, ())
+        ready = [name for name in names if self._wait_ready(name)]
+        for name in ready:
+            self._runner.pause(self._numbers[name])
+        self._pass(_SETTLE_S)
+        before = self._reports()
+        self._pass(_SETTLE_S)
+        after = self._reports()
+        for name in ready:
+            number = self._numbers[name]
+            if after[number].cpu_s > before[number].cpu_s:
+                problems[name].append("goes on while it is paused")
             self._runner.resume(number)
             self._runner.terminate(number, self._clock.now_s(), _SETTLE_S)
-            while not self._report(number).state.is_final and self._clock.now_s() < self._give_up_s:
-                pass
-            if not self._report(number).state.is_final:
-                problems.append("does not end")
-            if (self._runner.folder(number) / "log").stat().st_size > LOG_OCTETS_MAX:
-                problems.append("log is too long")
-        return Finding(name, THREATENS[name], not problems, "; ".join(problems) or "HELD: paused, ended, log bounded")
+        while self._clock.now_s() < self._give_up_s and not all(
+            self._reports()[self._numbers[name]].state.is_final for name in ready
+        ):
+            pass
+        for name in names:
+            number = self._numbers[name]
+            if name not in ready:
+                problems[name].append("did not start")
+            elif not self._reports()[number].state.is_final:
+                problems[name].append("does not end")
+            elif (self._runner.folder(number) / "log").stat().st_size > LOG_OCTETS_MAX:
+                problems[name].append("log is too long")
+        return [Finding(name, THREATENS[name], not found, "; ".join(found) or "HELD: paused, ended, log bounded")
+                for name, found in problems.items()]
 
     def _wait_ready(self, name: str) -> bool:
         ready = self._runner.folder(self._numbers[name]) / "work" / "ready"
@@ -233,8 +240,8 @@ class _Test:
             self._poll()
         return ready.exists()
 
-    def _report(self, number: int) -> ProcessReport:
-        return next(report for report in self._poll() if report.job_id == number)
+    def _reports(self) -> dict[int, ProcessReport]:
+        return {report.job_id: report for report in self._poll()}
 
     def _pass(self, duration_s: float) -> None:
         until_s = self._clock.now_s() + duration_s
