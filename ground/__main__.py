@@ -1,4 +1,4 @@
-"""The ground station's command line: `ground watch`, `ground send`, `ground show`.
+"""The ground station's command line: `ground watch`, `ground send`, `ground show`, `ground bill`, `ground audit`.
 
 The composition root of the ground: it opens port, archive and clock, and turns errors into one line and an exit
 code. Verbs, arguments and their help come from the dictionary.
@@ -29,6 +29,7 @@ from flightsw.dictionary.parameters import PARAMETERS
 from flightsw.dictionary.telemetry import HOUSEKEEPING, POINT_BY_NAME
 from flightsw.errors import BoardError, FlightError, LinkError, StoreError
 from flightsw.link.serial_port import SerialPort
+from ground import audit, bill
 from ground.archive import Archive
 from ground.relay import Door, Progress, progress, send_through
 from ground.station import CommandReport, CommandState, Report, Station
@@ -292,6 +293,48 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
+# -- bill and audit
+
+
+def _bill(options: argparse.Namespace) -> int:
+    """State what customers' jobs used."""
+    tariff = bill.load_tariff(options.tariff) if options.tariff else None
+    notes: list[str] = []
+    if _is_archive(options.source):
+        with Archive(options.source, read_only=True) as archive:
+            settlements, notes = bill.from_archive(archive, options.since, options.until)
+    else:
+        settlements = bill.from_lines(options.source, options.since, options.until)
+    made = bill.statement(settlements, tariff, options.customer)
+    made = made._replace(notes=(*made.notes, *notes))
+    for line in bill.as_json(made) if options.json else bill.as_text(made, tariff):
+        print(line if options.json else _plain(line))
+    if options.json:
+        for note in made.notes:
+            print(f"ground bill: {note}", file=sys.stderr)
+    return EXIT_COMPLETED
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+
+
+def _audit_verify(options: argparse.Namespace) -> int:
+    """Say whether an audit log is whole."""
+    heads: dict[int, str] = {}
+    if options.archive:
+        with Archive(options.archive, read_only=True) as archive:
+            heads = audit.heads_of(archive)
+    verdict = audit.verify_files(options.files, heads)
+    for line in [json.dumps(audit.as_json(verdict))] if options.json else audit.report(verdict, heads):
+        print(line if options.json else _plain(line))
+    return EXIT_REJECTED if verdict.breaks else EXIT_COMPLETED
+
+
 # -- the command line
 
 
@@ -331,7 +374,37 @@ def _parser() -> argparse.ArgumentParser:
                       help="least severity of the events shown")
     show.add_argument("--json", action="store_true", help="one JSON object a line; null is missing")
     show.set_defaults(run=_show)
+
+    _add_bill(commands.add_parser(
+        "bill", help="state what customers' jobs used",
+        description="Print what each settled job used, by customer, and what the same work costs on the ground."))
+    _add_audit(commands.add_parser(
+        "audit", help="verify an audit log",
+        description="Check the satellite's audit log against itself and against the heads that telemetry brought."))
     return parser
+
+
+def _add_bill(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="ARCHIVE|LEDGER",
+                        help="an archive, or settlements as JSON lines as --json prints them")
+    parser.add_argument("--customer", metavar="X", help="only this customer's jobs")
+    parser.add_argument("--from", dest="since", type=_instant, default=-math.inf, metavar="TIME",
+                        help="settled from then on: ISO 8601 UTC or Unix seconds, on-board time")
+    parser.add_argument("--to", dest="until", type=_instant, default=math.inf, metavar="TIME", help="before then")
+    parser.add_argument("--tariff", type=Path, metavar="FILE",
+                        help="what a data centre on the ground asks (examples/tariff.toml)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a job; null is not metered")
+    parser.set_defaults(run=_bill)
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    verify = actions.add_parser("verify", help="say whether a log is whole, and where it is not",
+                                epilog="exit codes: 0 whole, 1 not whole, 2 wrong use, 4 trouble with a file")
+    verify.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the log, in one or more files in order")
+    verify.add_argument("--archive", type=Path, metavar="FILE", help="archive with the heads seen in telemetry")
+    verify.add_argument("--json", action="store_true", help="one JSON object")
+    verify.set_defaults(run=_audit_verify)
 
 
 def _add_link(parser: argparse.ArgumentParser, defaults: bool, port_required: bool = False) -> None:
