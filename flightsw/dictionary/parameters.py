@@ -42,7 +42,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(14, "safe_exit_charge_frac", "frac", 0.80, 0.30, 1.0,
               "Charge at which SAFE may be left without a telecommand, where the mission allows it."),
     Parameter(15, "jobs_open_max", "jobs", 256.0, 1.0, 4096.0, "Jobs that may be open at once."),
-    Parameter(16, "limit_ahead_s", "s", 600.0, 0.0, 7200.0,
+    Parameter(16, "limit_ahead_s", "s", 300.0, 0.0, 7200.0,
               "A limit that the present draw would cross within this time, at worst, is reported."),
 )
 

@@ -168,8 +168,8 @@ def test_a_limit_near_ahead_is_told_once_and_so_is_that_it_is_clear(limit: int) 
 
 
 def test_the_nominal_case_is_named_when_it_crosses_as_soon() -> None:
-    (event,) = told(AheadMonitor(), *[forecast(200.0, 500.0)] * PERSISTENCE)
-    assert event.args == ("plate_max_c", 200.0, "nominal")
+    (event,) = told(AheadMonitor(), *[forecast(0.5 * NEAR_S, NEAR_S)] * PERSISTENCE)
+    assert event.args == ("plate_max_c", 0.5 * NEAR_S, "nominal")
 
 
 def test_neither_noise_nor_a_forecast_between_the_edges_makes_it_chatter() -> None:
