@@ -10,6 +10,7 @@ import argparse
 import gc
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -32,11 +33,13 @@ from flightsw.facts import FactFile
 from flightsw.guardian import ProcessGuardian
 from flightsw.jobs.onboard import OnboardJobs, load_bundles
 from flightsw.jobs.runner import ProcessRunner
+from flightsw.jobs.sandbox import probe
+from flightsw.jobs.selftest import SelfTest, run_self_test
 from flightsw.link.serial_port import SerialPort
 from flightsw.mission import Mission
 from flightsw.orbit import Orbit, parse_tle
 from flightsw.physics.units import J_PER_WH, KELVIN
-from flightsw.state import NODE_COUNT_MAX, Bounded, Estimate, Quality, Readings
+from flightsw.state import NODE_COUNT_MAX, Bounded, Estimate, Event, Quality, Readings
 
 EXIT_OK, EXIT_USAGE, EXIT_DEVICE = 0, 2, 3
 
@@ -116,7 +119,12 @@ def _run(options: argparse.Namespace) -> int:
         else:
             board = _local_board(options, board_file, mission.compute.nodes)
         bundles, problems = load_bundles(options.jobs)
-        jobs = OnboardJobs(ProcessRunner(_make_folder(folder / "jobs"), Path(sys.executable)), bundles)
+        jobs_folder = _make_folder(folder / "jobs")
+        sandbox = probe(jobs_folder, Path(sys.executable))
+        stack.callback(sandbox.close)
+        # Before the guardian: attacks are over before anything is leased to a job.
+        attacked = run_self_test(sandbox, jobs_folder, Path(sys.executable), MonotonicClock())
+        jobs = OnboardJobs(ProcessRunner(jobs_folder, Path(sys.executable), sandbox), bundles)
         run_folder = _make_folder(options.run_dir or folder / "run")
         limits = guardian_config(mission)
         guardian = KeptGuardian(
@@ -126,12 +134,13 @@ def _run(options: argparse.Namespace) -> int:
         stack.callback(guardian.close, stop="--watchdog" not in board_file.guardian_options)
         noted_s = FactFile(folder).facts.now_s
         supervisor = build(mission, options.mission.read_text("utf-8"),
-                           Parts(board, guardian, jobs, GroundOnly(), port, options.always_transmit), folder, where)
+                           Parts(board, guardian, jobs, GroundOnly(), port, options.always_transmit,
+                                 boot_events=(_sandbox_event(attacked),)), folder, where)
         stack.callback(supervisor.close)
         clock = MonotonicClock(options.rate, resume_time_s(folder, noted_s, options.rate))
         if rig is not None:
             _await_plant(rig, clock, _PLANT_ANSWERS_WITHIN_S * options.rate, options.rig_port, stop)
-        for line in _start_report(mission, board, port, bundles, problems, folder):
+        for line in (*_start_report(mission, board, port, bundles, problems, folder), *attacked.lines()):
             print(line, flush=True)
         gc.collect()
         gc.freeze()  # what was built stays; the collector need not look at it again
@@ -139,6 +148,13 @@ def _run(options: argparse.Namespace) -> int:
         Executive(supervisor, clock, stop, ports, _reporter(rig, guardian, jobs, mission.compute.nodes)).run()
     print("flightsw: ended as asked; jobs ended, caps at the floor, recording closed", flush=True)
     return EXIT_OK
+
+
+def _sandbox_event(attacked: SelfTest) -> Event:
+    """What the ground hears of the sandbox's self-test."""
+    if attacked.broken:
+        return Event("sandbox_broken", (", ".join(finding.threatens for finding in attacked.broken),))
+    return Event("sandbox_held", (len(attacked.findings), attacked.took_s))
 
 
 def _reporter(rig: RigBoard | None, guardian: KeptGuardian, jobs: OnboardJobs, nodes: int) -> Callable[[float], None]:
@@ -280,7 +296,19 @@ def _check(options: argparse.Namespace) -> int:
     mean_rate = sum(plan.rate_units_s) / len(plan.rate_units_s)
     print(f"work at that plan: {mean_rate * orbit.period_s:.0f} units an orbit (one unit is a second of a node in its "
           "reference mode)")
-    return EXIT_OK
+    return _check_sandbox() if options.sandbox else EXIT_OK
+
+
+def _check_sandbox() -> int:
+    """Attack this machine's sandbox; trouble when an attack gets through."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        sandbox = probe(Path(folder), Path(sys.executable))
+        stack.callback(sandbox.close)
+        attacked = run_self_test(sandbox, Path(folder), Path(sys.executable), MonotonicClock())
+    print("\n".join(attacked.lines()))
+    if attacked.problem:
+        print(f"untrusted jobs are refused: {attacked.problem}")
+    return EXIT_DEVICE if attacked.problem else EXIT_OK
 
 
 def _nominal(mission: Mission, battery_j: float) -> Estimate:
@@ -327,6 +355,8 @@ def _parser() -> argparse.ArgumentParser:
                                 description="Check a mission file and print orbit, eclipses, passes and power.")
     check.set_defaults(action=_check)
     check.add_argument("mission", type=Path, metavar="MISSION", help="mission file (TOML)")
+    check.add_argument("--sandbox", action="store_true",
+                       help="also attack the sandbox that jobs get on this machine, and say what holds")
 
     sensors = commands.add_parser("sensors", help="report this machine's sensors",
                                   description="List every sensor of the dictionary: its device and value, or what was "

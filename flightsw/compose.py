@@ -26,7 +26,7 @@ from flightsw.physics.forecast import STEP_S, Forecaster
 from flightsw.physics.units import J_PER_WH, KELVIN
 from flightsw.recorder import Recorder, Start
 from flightsw.reporting import Reporting
-from flightsw.state import Bounded, Estimate, JobState, JobTransition, JobView
+from flightsw.state import Bounded, Estimate, Event, JobState, JobTransition, JobView
 from flightsw.store import Store
 from flightsw.supervisor import Inbox, Supervisor
 
@@ -44,6 +44,7 @@ class Parts:
     port: ByteStream
     always_transmit: bool = False
     duty_throttle: bool = True
+    boot_events: tuple[Event, ...] = ()
 
 
 def start_unix_s(mission: Mission, where: str) -> float:
@@ -110,4 +111,6 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
         duty_throttle=parts.duty_throttle,
     )
     supervisor.announce_boot(last.now_s, last.mode)
+    for event in parts.boot_events:
+        reporting.event(event, start_s + last.now_s)
     return supervisor

@@ -89,6 +89,8 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(61, "bundle_refused", _M, "Bundle {0} refused: {1}", ("text", "text")),
     EventRow(62, "bundle_repeated", _L, "Bundle {0} is job {1}, known already", ("text", "u32")),
     EventRow(63, "intake_failed", _M, "Intake of bundles: {0}", ("text",)),
+    EventRow(70, "sandbox_held", _I, "Sandbox: all of {0} attacks held, in {1:.1f} s", ("u8", "f32")),
+    EventRow(71, "sandbox_broken", _H, "Untrusted jobs are refused, the sandbox does not hold: {0}", ("text",)),
 )
 
 BY_NAME: dict[str, EventRow] = {row.name: row for row in EVENTS}

@@ -198,7 +198,7 @@ class _Test:
             return Finding(name, THREATENS[name], verdict.startswith("HELD"), verdict)
         # Ended by its limits before it could say so; an attack that merely could not run proves nothing.
         ended = report.exit_code is not None and report.exit_code < 0
-        return Finding(name, THREATENS[name], ended and not verdict, report.detail)
+        return Finding(name, THREATENS[name], ended and not verdict.startswith("BROKE"), report.detail)
 
     def _outlast(self, *names: str) -> list[Finding]:
         """Pause and end jobs that do not listen; look at what they do meanwhile, and at their logs."""
