@@ -172,53 +172,61 @@ static int check_stability(const struct fsw_rollout_topology *t, const struct fs
     return FSW_ROLLOUT_OK;
 }
 
-static void lay_sources(const struct fsw_rollout_topology *t, struct network *net)
+/* Append the neighbours of node i; returns the number of entries. */
+static int32_t lay_neighbours(const struct fsw_rollout_topology *t, int32_t i, int32_t entry, struct network *net)
 {
-    int32_t entry = 0;
+    for (int32_t link = 0; link < t->n_links; link++)
+        if (t->link_a[link] == i || t->link_b[link] == i) {
+            net->column[entry] = t->link_a[link] == i ? t->link_b[link] : t->link_a[link];
+            net->link[entry++] = link;
+        }
+    return entry;
+}
 
-    for (int32_t i = 0; i < t->n_nodes; i++) {
-        net->source_start[i] = entry;
-        if (net->heater && t->heater_node == i)
-            net->source[entry++] = SOURCE_HEATER;
-        if (t->bus_node == i)
-            net->source[entry++] = SOURCE_BUS;
-        for (int32_t c = 0; c < t->n_compute; c++)
-            if (t->compute_node[c] == i)
-                net->source[entry++] = SOURCE_COMPUTE + c;
-        if (t->battery_node == i)
-            net->source[entry++] = SOURCE_BATTERY;
-        if (t->array_node == i)
-            net->source[entry++] = SOURCE_ARRAY;
-    }
-    net->source_start[t->n_nodes] = entry;
+/* Append the heat sources of node i; returns the number of entries. */
+static int32_t lay_sources(const struct fsw_rollout_topology *t, int32_t i, int32_t entry, struct network *net)
+{
+    if (net->heater && t->heater_node == i)
+        net->source[entry++] = SOURCE_HEATER;
+    if (t->bus_node == i)
+        net->source[entry++] = SOURCE_BUS;
+    for (int32_t c = 0; c < t->n_compute; c++)
+        if (t->compute_node[c] == i)
+            net->source[entry++] = SOURCE_COMPUTE + c;
+    if (t->battery_node == i)
+        net->source[entry++] = SOURCE_BATTERY;
+    if (t->array_node == i)
+        net->source[entry++] = SOURCE_ARRAY;
+    return entry;
 }
 
 static void lay_network(const struct fsw_rollout_topology *t, const struct fsw_rollout_inputs *in,
                         struct network *net)
 {
-    int32_t entry = 0, placed = 0;
+    struct node *node = net->node;
+    int32_t neighbours = 0, sources = 0;
 
-    for (int32_t i = 0; i < t->n_nodes; i++) {
-        net->start[i] = entry;
-        for (int32_t link = 0; link < t->n_links; link++)
-            if (t->link_a[link] == i || t->link_b[link] == i) {
-                net->column[entry] = t->link_a[link] == i ? t->link_b[link] : t->link_a[link];
-                net->link[entry] = link;
-                entry++;
-            }
-        net->radiates[i] = !all_zero(in, FSW_ROLLOUT_RADIATING_M2 + i);
-        net->warmed[i] = 0;
-        for (int64_t step = 0; step < in->n_steps; step++)
-            net->warmed[i] |= in->heat_w[step * t->n_nodes + i] != 0.0;
-    }
-    net->start[t->n_nodes] = entry;
-    for (int late = 0; late <= 1; late++)
-        for (int32_t i = 0; i < t->n_nodes; i++)
-            if ((i == t->battery_node || i == t->array_node) == late)
-                net->order[placed++] = i;
     net->heater = !all_zero(in, FSW_ROLLOUT_HEATER_W);
     net->shared = !network_varies(t, in);
-    lay_sources(t, net);
+    net->early = 0;
+    for (int late = 0; late <= 1; late++)
+        for (int32_t i = 0; i < t->n_nodes; i++) {
+            if ((i == t->battery_node || i == t->array_node) != late)
+                continue;
+            net->early += !late;
+            node->index = i;
+            node->neighbour = neighbours;
+            node->source = sources;
+            node->radiates = !all_zero(in, FSW_ROLLOUT_RADIATING_M2 + i);
+            node->warmed = 0;
+            for (int64_t step = 0; step < in->n_steps; step++)
+                node->warmed |= in->heat_w[step * t->n_nodes + i] != 0.0;
+            neighbours = lay_neighbours(t, i, neighbours, net);
+            sources = lay_sources(t, i, sources, net);
+            node++;
+        }
+    node->neighbour = neighbours;
+    node->source = sources;
 }
 
 static void lay_environment(const struct fsw_rollout_topology *t, const struct fsw_rollout_inputs *in,

@@ -19,18 +19,24 @@ enum {
     SOURCES
 };
 
-/* The links as rows of a sparse matrix, and the sources of each node, for all lanes of a run. */
+/* A thermal node as a step sees it; what follows its last neighbour and source belongs to the next in order. */
+struct node {
+    int32_t index;
+    int32_t neighbour;      /* its first in network.column and .link */
+    int32_t source;         /* its first in network.source */
+    int32_t radiates;       /* 0 when no lane has a radiating area there */
+    int32_t warmed;         /* 0 when no heat comes from outside in any step */
+};
+
+/* Who heats whom, for all lanes of a run, laid out in the order in which a step visits it. */
 struct network {
-    int32_t start[FSW_ROLLOUT_NODES + 1];         /* neighbours of node i: entries start[i] .. start[i + 1] - 1 */
+    struct node node[FSW_ROLLOUT_NODES + 1]; /* the entry after the last node only ends its rows */
+    int32_t early;                           /* of the nodes: those that do not wait for the battery come first */
     int32_t column[2 * FSW_ROLLOUT_LINKS];
     int32_t link[2 * FSW_ROLLOUT_LINKS];
-    int32_t source_start[FSW_ROLLOUT_NODES + 1];  /* likewise the heat sources of node i */
     int32_t source[SOURCES];
-    int32_t order[FSW_ROLLOUT_NODES]; /* of the nodes in a step: those that wait for the battery come last */
-    int32_t radiates[FSW_ROLLOUT_NODES];          /* 0 when no lane has a radiating area there */
-    int32_t warmed[FSW_ROLLOUT_NODES];            /* 0 when no heat comes from outside in any step */
-    int32_t heater;                               /* 0 when no lane has a heater */
-    int32_t shared;                               /* all lanes have the same capacities, areas and links */
+    int32_t heater;                          /* 0 when no lane has a heater */
+    int32_t shared;                          /* all lanes have the same capacities, areas and links */
 };
 
 struct rollout {

@@ -9,8 +9,13 @@
  *   which rarely change. Its end shows whether one of them did; then the stretch is taken back and run watched.
  * - Heat reaches a node from the rows of its own sources instead of being added up in memory.
  * - Where all lanes have the same network, a coefficient is loaded once for the vectors of a block.
- * - Several vectors to a block, 6 with AVX2 and 4 else: the shortest time of 2, 3, 4, 6 and 8.
- * Tried without gain: the battery between the nodes, tables of pointers to neighbours, maxima every second step.
+ * - Nodes that do not wait for the battery step between its root and its division, and hide their latency.
+ * - Nodes, their sources and neighbours lie in memory in the order of their use: fewer integer operations, which
+ *   compete with the vectors' for ports.
+ * - Several vectors to a block, 6 with AVX2 and 4 else: the shortest time of 3, 4, 5, 6, 7, 8 and 12.
+ * Tried without gain: tables of offsets to neighbours, maxima every second step, each load over all vectors, a
+ * switch over the number of neighbours, longer stretches, another order of instructions by compiler options. A
+ * network known to the compiler would save another tenth.
  */
 
 #define EACH_VECTOR for (int v = 0; v < VECTORS; v++)
@@ -45,6 +50,11 @@ struct NAME(block) {
     double compute_j[FSW_ROLLOUT_COMPUTE][VECTORS * LANES];
 };
 
+/* Power into the pack at its terminals, its open-circuit volts, and the root of the equation for the current. */
+struct NAME(pack) {
+    VEC power_w, ocv_v, root_v;
+};
+
 /* One lane of a row of vectors. */
 #define AT(row, lane) (((REAL *)(row))[lane])
 
@@ -60,10 +70,11 @@ TARGET static void NAME(load_lane)(const struct rollout *r, struct NAME(block) *
     const int32_t n_nodes = r->topology->n_nodes;
     const double dt_s = r->inputs->dt_s;
 #define P(row) NAME(param)(r, (row), lane)
-    for (int32_t i = 0; i < n_nodes; i++) {
+    for (const struct node *node = net->node; node < net->node + n_nodes; node++) {
+        const int32_t i = node->index;
         double k_per_w = dt_s / P(FSW_ROLLOUT_CAPACITY_J_K + i);
         double self = 0.0;
-        for (int32_t e = net->start[i]; e < net->start[i + 1]; e++) {
+        for (int32_t e = node->neighbour; e < node[1].neighbour; e++) {
             double couple = k_per_w * P(FSW_ROLLOUT_LINK_W_K + net->link[e]);
             AT(b->couple[e], at) = (REAL)couple;
             self -= couple;
@@ -173,24 +184,33 @@ NAME(draw_loads)(const struct rollout *r, struct NAME(block) *b, VEC (*x)[VECTOR
     return load_w;
 }
 
-/* Array and battery of one step for vector v. Lean, the charge may fall below the pack's cut-off: must_watch sees
- * it. */
-TARGET static inline __attribute__((always_inline)) void
-NAME(step_battery)(const struct fsw_rollout_topology *t, struct NAME(block) *b, VEC (*x)[VECTORS],
-                   REAL flux_w_m2, REAL dt_s, REAL step, VEC load_w, MASK *crossed, const int watch, int v)
+/* Array and battery of one step up to the power into the pack, for vector v: what `charge` needs of it. */
+TARGET static inline __attribute__((always_inline)) struct NAME(pack)
+NAME(meet_load)(const struct fsw_rollout_topology *t, struct NAME(block) *b, VEC (*x)[VECTORS], REAL flux_w_m2,
+                VEC load_w, int v)
 {
+    struct NAME(pack) pack;
     VEC battery_j = b->now.battery_j[v];
     VEC available_w = flux_w_m2 * (b->array_m2[v] + b->array_m2_per_k[v] * x[t->array_node][v]);
     available_w = V_MAX(available_w, SPLAT(0));
     VEC surplus_w = available_w - load_w;
     VEC accepted_w = V_MIN(b->charge_w[v], b->taper_per_s[v] * (b->capacity_j[v] - battery_j));
-    VEC pack_w = V_MIN(surplus_w, accepted_w);
+    pack.power_w = V_MIN(surplus_w, accepted_w);
+    pack.ocv_v = b->ocv_v[v] + b->ocv_v_per_j[v] * battery_j;
+    pack.root_v = V_SQRT(V_MAX(pack.ocv_v * pack.ocv_v + b->four_ohm[v] * pack.power_w, SPLAT(0)));
+    b->source_w[SOURCE_ARRAY][v] = flux_w_m2 * b->absorb_m2[v] - (available_w - (surplus_w - pack.power_w));
+    return pack;
+}
 
-    /* pack_w = (ocv + r i) i solved for i without cancellation; stored = ocv i. */
-    VEC ocv_v = b->ocv_v[v] + b->ocv_v_per_j[v] * battery_j;
-    VEC root_v = V_SQRT(V_MAX(ocv_v * ocv_v + b->four_ohm[v] * pack_w, SPLAT(0)));
-    VEC stored_w = pack_w * ((ocv_v + ocv_v) / (ocv_v + root_v));
-    stored_w = V_SELECT(V_ABOVE(pack_w, SPLAT(0)), stored_w * b->charge_eff[v], stored_w);
+/* Charge at the end of a step, for vector v. Lean, it may fall below the pack's cut-off: must_watch sees it. */
+TARGET static inline __attribute__((always_inline)) void
+NAME(charge)(struct NAME(block) *b, struct NAME(pack) pack, REAL dt_s, REAL step, MASK *crossed, const int watch,
+             int v)
+{
+    /* power = (ocv + r i) i solved for i without cancellation; stored = ocv i. */
+    VEC battery_j = b->now.battery_j[v];
+    VEC stored_w = pack.power_w * ((pack.ocv_v + pack.ocv_v) / (pack.ocv_v + pack.root_v));
+    stored_w = V_MIN(stored_w * b->charge_eff[v], stored_w); /* the efficiency, at most 1, is for charging only */
 
     VEC end_j = battery_j + stored_w * dt_s;
     if (watch) {
@@ -202,38 +222,35 @@ NAME(step_battery)(const struct fsw_rollout_topology *t, struct NAME(block) *b, 
     b->now.lowest_step[v] = V_SELECT(V_ABOVE(b->now.lowest_j[v], end_j), SPLAT(step), b->now.lowest_step[v]);
     b->now.lowest_j[v] = V_MIN(end_j, b->now.lowest_j[v]);
     if (watch)
-        crossed[v] = V_ABOVE(b->floor_j[v], end_j);
+        crossed[v] |= V_ABOVE(b->floor_j[v], end_j);
     b->now.battery_j[v] = end_j;
-    b->source_w[SOURCE_BATTERY][v] = pack_w - stored_w;
-    b->source_w[SOURCE_ARRAY][v] = flux_w_m2 * b->absorb_m2[v] - (available_w - (surplus_w - pack_w));
+    b->source_w[SOURCE_BATTERY][v] = pack.power_w - stored_w;
 }
 
-/* Temperatures of one step from x to after. */
+/* Temperatures at the end of a step, of the nodes `node` .. `end` - 1, from x to after. */
 TARGET static inline __attribute__((always_inline)) void
-NAME(step_heat)(const struct rollout *r, struct NAME(block) *b, VEC (*restrict x)[VECTORS],
-                VEC (*restrict after)[VECTORS], const REAL *heat_w, REAL step, MASK *crossed,
-                const int own, const int watch)
+NAME(step_heat)(const struct network *net, const struct node *node, const struct node *end, struct NAME(block) *b,
+                VEC (*restrict x)[VECTORS], VEC (*restrict after)[VECTORS], const REAL *heat_w, REAL step,
+                MASK *crossed, const int own, const int watch)
 {
-    const struct network *net = &r->network;
-
-    for (int32_t k = 0; k < r->topology->n_nodes; k++) {
-        const int32_t i = net->order[k];
+    for (; node < end; node++) {
+        const int32_t i = node->index;
         VEC change[VECTORS];
         EACH_VECTOR
             change[v] = SPLAT(0);
-        if (net->warmed[i])
+        if (node->warmed)
             EACH_VECTOR
                 change[v] = heat_w[i] * b->heat_scale[v];
-        for (int32_t e = net->source_start[i]; e < net->source_start[i + 1]; e++)
+        for (int32_t s = node->source; s < node[1].source; s++)
             EACH_VECTOR
-                change[v] += b->source_w[net->source[e]][v];
+                change[v] += b->source_w[net->source[s]][v];
         EACH_VECTOR
             change[v] = change[v] * b->k_per_w[i][own ? v : 0] + b->self[i][own ? v : 0] * x[i][v];
         _Pragma("GCC unroll 2")
-        for (int32_t e = net->start[i]; e < net->start[i + 1]; e++)
+        for (int32_t e = node->neighbour; e < node[1].neighbour; e++)
             EACH_VECTOR
                 change[v] += b->couple[e][own ? v : 0] * x[net->column[e]][v];
-        if (net->radiates[i])
+        if (node->radiates)
             EACH_VECTOR
             {
                 VEC square = (x[i][v] + (REAL)REFERENCE_K) * (x[i][v] + (REAL)REFERENCE_K);
@@ -241,14 +258,14 @@ NAME(step_heat)(const struct rollout *r, struct NAME(block) *b, VEC (*restrict x
             }
         EACH_VECTOR
         {
-            VEC end = x[i][v] + change[v];
-            after[i][v] = end;
+            VEC end_x = x[i][v] + change[v];
+            after[i][v] = end_x;
             if (watch) {
-                crossed[v] |= V_ABOVE(end, b->limit[i][v]);
-                MASK hotter = V_ABOVE(end, b->now.hottest[i][v]);
+                crossed[v] |= V_ABOVE(end_x, b->limit[i][v]);
+                MASK hotter = V_ABOVE(end_x, b->now.hottest[i][v]);
                 b->hottest_step[i][v] = V_SELECT(hotter, SPLAT(step), b->hottest_step[i][v]);
             }
-            b->now.hottest[i][v] = V_MAX(end, b->now.hottest[i][v]);
+            b->now.hottest[i][v] = V_MAX(end_x, b->now.hottest[i][v]);
         }
     }
 }
@@ -262,17 +279,27 @@ NAME(run_steps)(const struct rollout *r, struct NAME(block) *b, int32_t step, in
     const struct fsw_rollout_topology *t = r->topology;
     const REAL *restrict environment = (const REAL *)r->environment + (int64_t)step * (2 + t->n_nodes);
     const REAL dt_s = (REAL)r->inputs->dt_s;
+    const struct network *net = &r->network;
+    const struct node *late = net->node + net->early;
 
     for (; step < end; step++) {
-        VEC (*x)[VECTORS] = b->now.x[step & 1];
+        VEC (*x)[VECTORS] = b->now.x[step & 1], (*after)[VECTORS] = b->now.x[(step & 1) ^ 1];
+        struct NAME(pack) pack[VECTORS];
+        VEC load_w[VECTORS];
         MASK crossed[VECTORS];
         _Pragma("GCC unroll 1") /* one vector's numbers fit the registers */
         EACH_VECTOR
+            load_w[v] = NAME(draw_loads)(r, b, x, environment[1], v);
+        EACH_VECTOR
         {
-            VEC load_w = NAME(draw_loads)(r, b, x, environment[1], v);
-            NAME(step_battery)(t, b, x, environment[0], dt_s, (REAL)step, load_w, crossed, watch, v);
+            pack[v] = NAME(meet_load)(t, b, x, environment[0], load_w[v], v);
+            crossed[v] = V_ABOVE(SPLAT(0), SPLAT(0));
         }
-        NAME(step_heat)(r, b, x, b->now.x[(step & 1) ^ 1], environment + 2, (REAL)step, crossed, own, watch);
+        NAME(step_heat)(net, net->node, late, b, x, after, environment + 2, (REAL)step, crossed, own, watch);
+        EACH_VECTOR
+            NAME(charge)(b, pack[v], dt_s, (REAL)step, crossed, watch, v);
+        NAME(step_heat)(net, late, net->node + t->n_nodes, b, x, after, environment + 2, (REAL)step, crossed, own,
+                        watch);
         if (watch)
             EACH_VECTOR
             {
@@ -394,18 +421,18 @@ TARGET static int NAME(store)(const struct rollout *r, struct NAME(block) *b, VE
 
 TARGET static int NAME(roll)(const struct rollout *r, int32_t first, int32_t count)
 {
-    const int watch = r->results->max_temperature_step != NULL;
+    const int always = r->results->max_temperature_step != NULL;
     struct NAME(block) b;
     struct NAME(state) before;
     int32_t step = 0;
 
     for (int32_t at = 0; at < VECTORS * LANES; at++)
         NAME(load_lane)(r, &b, first + (at < count ? at : count - 1), at);
+    int watched = always || NAME(must_watch)(r, &b);
     for (int32_t slot = 0; slot < r->inputs->n_slots; slot++) {
         NAME(load_slot)(r, &b, slot, first, count);
         for (int32_t end = step + r->inputs->slot_steps[slot]; step < end;) {
             int32_t stop = end - step < STRETCH_STEPS ? end : step + STRETCH_STEPS;
-            int watched = watch || NAME(must_watch)(r, &b);
             if (!watched) {
                 NAME(copy_state)(r, &before, &b.now, step);
                 if (r->network.shared)
@@ -416,8 +443,10 @@ TARGET static int NAME(roll)(const struct rollout *r, int32_t first, int32_t cou
                 if (watched)
                     NAME(copy_state)(r, &b.now, &before, step);
             }
-            if (watched)
+            if (watched) {
                 NAME(run_watched)(r, &b, step, stop);
+                watched = always || NAME(must_watch)(r, &b);
+            }
             step = stop;
         }
         NAME(close_slot)(r, &b, b.now.x[step & 1], slot, first, count);
