@@ -260,6 +260,15 @@ class Plan(NamedTuple):
         i = min(bisect_right(self.slot_end_s, now_s), len(self.budget_w) - 1)
         return self.budget_w[i]
 
+    def drop_after(self, now_s: float, kept_frac: float) -> float | None:
+        """Seconds until the plan affords less than `kept_frac` of what it affords now, None when it does not."""
+        first = bisect_right(self.slot_end_s, now_s)
+        least_w = kept_frac * self.budget_at(now_s)
+        for i in range(first + 1, len(self.budget_w)):
+            if self.budget_w[i] < least_w:
+                return self.slot_end_s[i - 1] - now_s
+        return None
+
 
 class Limit(IntEnum):
     """Limits that are forecast; each bears the name of its parameter. UNKNOWN: there is no forecast."""

@@ -41,6 +41,7 @@ from flightsw.state import (
 )
 
 _NOTE_EVERY_S = 600.0
+_DROP_KEPT_FRAC = 0.7  # jobs are told ahead of time when the plan affords less than this of what it affords now
 
 
 class Inbox(Protocol):
@@ -183,12 +184,14 @@ class Supervisor:
         modes = self._mission.compute.modes
         full = modes[-1].rate
         placements = []
+        drop_s = decision.plan.drop_after(decision.now_s, _DROP_KEPT_FRAC)
         for node in decision.nodes:
             rate = modes[node.power_mode].rate
             entry = self._ledger.entries.get(node.job_id)
             job = entry.spec if entry is not None and not entry.state.is_final else None
             duty = (rate / full if self._duty_throttle else float(rate > 0.0)) if job is not None else 0.0
-            placements.append(Placement(job, duty))
+            left_j = None if job is None else self._brain.energy_left_j(job.job_id)
+            placements.append(Placement(job, duty, drop_s, left_j))
         return placements
 
     def _report(self, now_s: float, readings: Readings, estimate: Estimate, decision: Decision) -> None:

@@ -294,6 +294,9 @@ class Baseline:
         """What the compute nodes were last commanded."""
         return self._nodes
 
+    def energy_left_j(self, _job_id: int) -> None:
+        """Nothing: these reserve no energy."""
+
     def decide(self, estimate: Estimate, inputs: Inputs) -> Decision:
         """Return this tick's decision."""
         now_s = inputs.now_s

@@ -214,7 +214,7 @@ class VirtualRunner:
     def place(self, now_s: float, placements: Sequence[Placement]) -> tuple[int, ...]:
         """See `Runner`; there are no processes, so no process groups."""
         del now_s
-        for node, (spec, duty_frac) in enumerate(placements):
+        for node, (spec, duty_frac, *_) in enumerate(placements):
             before = self._on[node]
             if spec is None or spec.work_units <= 0.0:
                 job = None

@@ -55,6 +55,9 @@ class Policy(Protocol):
     def nodes(self) -> tuple[NodeCommand, ...]:
         """What the compute nodes were last commanded."""
 
+    def energy_left_j(self, job_id: int) -> float | None:
+        """What is left of the energy reserved for a job."""
+
     def decide(self, estimate: Estimate, inputs: Inputs) -> Decision:
         """Return this tick's decision."""
 

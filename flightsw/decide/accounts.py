@@ -184,6 +184,11 @@ class Accounts:
                 account.expected_j += expected_j
                 account.on_node_s += dt_s
 
+    def left_j(self, job_id: int) -> float | None:
+        """Energy of a promise's reserve that is not used up, None without one."""
+        account = self._open.get(job_id)
+        return None if account is None else max(0.0, account.reserved_j - account.measured_j - account.unseen_j)
+
     def settle(self, job_id: int) -> Settlement | None:
         """Close a job's account; None when it had none."""
         account = self._open.pop(job_id, None)

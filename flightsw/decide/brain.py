@@ -142,6 +142,10 @@ class Brain:
         """What open promises reserve, and the room that they leave."""
         return self._accounts.balance(now_s, self._promised())
 
+    def energy_left_j(self, job_id: int) -> float | None:
+        """Energy of a promise's reserve that is not used up, None without one."""
+        return self._accounts.left_j(job_id)
+
     def decide(self, estimate: Estimate, inputs: Inputs) -> Decision:
         """Return this tick's decision."""
         now_s = inputs.now_s

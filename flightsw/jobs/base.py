@@ -9,10 +9,16 @@ from flightsw.state import JobProgress, JobSpec
 
 
 class Placement(NamedTuple):
-    """What one node holds: a job (None: nothing) and the share of time that it may run (0: paused)."""
+    """What one node holds: a job (None: nothing) and the share of time that it may run (0: paused).
+
+    `power_drop_in_s` is when the plan affords clearly less compute power than now, None when it does not;
+    `energy_left_j` what is left of the energy that was reserved for the job, None without a promise.
+    """
 
     job: JobSpec | None
     duty_frac: float
+    power_drop_in_s: float | None = None
+    energy_left_j: float | None = None
 
 
 class Runner(Protocol):
