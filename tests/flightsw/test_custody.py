@@ -1,0 +1,146 @@
+"""Custody: what policy, vault and log hear of a job's life, in which order, and what is stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flightsw.dictionary.audit import unpack_record, verify
+from flightsw.errors import StoreError
+from flightsw.jobs.audit import AuditLog
+from flightsw.jobs.custody import Custody
+from flightsw.jobs.ledger import Ledger
+from flightsw.jobs.manifest import DataPolicy, Manifest, load_manifest
+from flightsw.jobs.onboard import Bundle
+from flightsw.jobs.policy import Array, BorderWatch, Region, Regions, Ring
+from flightsw.jobs.vault import KeyState, Vault
+from flightsw.state import JobSpec, JobState, JobTransition
+from flightsw.store import Store
+
+EXAMPLE = load_manifest(Path(__file__).parents[2] / "examples/jobs/cloud_mask/job.toml")
+BOX = Regions({"BOX": Region([Ring([[-5, 10], [-5, 20], [5, 20], [5, 10]])])}, 1.0, 1e9)
+
+
+def track(unix_s: Array) -> tuple[Array, Array, Array]:
+    """Along the equator, a degree in 20 s, from longitude 0."""
+    return 0.0 * unix_s, np.radians(unix_s / 20.0), 0.0 * unix_s
+
+
+def manifest(**data: object) -> Manifest:
+    return dataclasses.replace(EXAMPLE, data=DataPolicy(**data))  # type: ignore[arg-type] # names are right
+
+
+class Satellite:
+    """Custody with its parts in a folder, and a ledger that is written first."""
+
+    def __init__(self, folder: Path, seed: int = 1, **bundles: Manifest) -> None:
+        self.folder = folder
+        self.bundles = {key: Bundle(made, folder) for key, made in bundles.items()}
+        self.vault = Vault(folder / "vault", random.Random(seed).randbytes)
+        self.log = AuditLog(folder / "audit", "test", 0.0)
+        self.ledger = Ledger(Store(folder / "ledger"))
+        self.custody = Custody(self.bundles, BorderWatch(BOX, track, 0.0, 0.0), self.vault, self.log,
+                               lambda job_id: folder / f"out-{job_id}", folder / "sealed")  # fmt: skip
+
+    def go(self, job_id: int, *states: JobState, key: str = "secret", obt_s: float = 10.0) -> None:
+        for state in states:
+            spec = JobSpec(job_id, f"job{job_id}", 10.0, 1.0, 1.0, 0.0, 1e6, 0.0, manifest=key)
+            changes = [JobTransition(job_id, state, "", 0.0, spec if state is JobState.QUEUED else None)]
+            self.ledger.record(changes, obt_s)
+            self.custody.committed(changes, self.ledger.entries, obt_s)
+
+    def actions(self) -> list[str]:
+        return [unpack_record(line).action.value for line in self.log.lines()][1:]
+
+
+START = (JobState.QUEUED, JobState.PROMISED, JobState.RUNNING)
+
+
+def outputs(folder: Path, job_id: int) -> None:
+    (folder / f"out-{job_id}").mkdir()
+    for name in EXAMPLE.outputs:
+        (folder / f"out-{job_id}" / name).write_bytes(b"result of " + name.encode())
+
+
+def test_an_encrypted_jobs_results_are_sealed_kept_and_erased_when_due(tmp_path: Path) -> None:
+    satellite = Satellite(tmp_path, secret=manifest(encrypt=True, retention_s=1000.0))
+    satellite.go(5, *START)
+    outputs(tmp_path, 5)
+    satellite.go(5, JobState.FINISHED, obt_s=100.0)
+    assert list((tmp_path / "out-5").iterdir()) == []
+    name = EXAMPLE.outputs[0]
+    sealed = tmp_path / "sealed/5" / name
+    assert b"result" not in sealed.read_bytes()
+    satellite.vault.unseal_file(5, name, sealed, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"result of " + name.encode()
+    copy = sealed.read_bytes()
+    satellite.custody.tend(1099.0)
+    assert satellite.vault.entries[5].state is KeyState.ACTIVE
+    satellite.custody.tend(1160.0)
+    assert satellite.vault.entries[5].state is KeyState.DESTROYED
+    assert not sealed.exists()
+    sealed.parent.mkdir(exist_ok=True)
+    sealed.write_bytes(copy)
+    with pytest.raises(StoreError, match="destroyed"):
+        satellite.vault.unseal_file(5, name, sealed, tmp_path / "again")
+    assert satellite.actions() == ["job.received", "job.accepted", "processing.started", "key.created",
+                                   "result.produced", "key.destroyed"]  # fmt: skip
+    assert verify(satellite.log.lines(), {}).breaks == ()
+
+
+def test_a_job_without_encryption_has_no_key_and_one_that_fails_keeps_none(tmp_path: Path) -> None:
+    satellite = Satellite(tmp_path, plain=manifest(), secret=manifest(encrypt=True))
+    satellite.go(1, *START, JobState.FINISHED, key="plain")
+    satellite.go(2, *START, JobState.FAILED)
+    satellite.go(3, *START, JobState.PROMISED, JobState.RUNNING, key="gone")
+    assert {e.job_id: e.state for e in satellite.vault.entries.values()} == {2: KeyState.DESTROYED}
+    assert satellite.actions().count("key.created") == satellite.actions().count("key.destroyed") == 1
+
+
+def test_a_customer_is_erased_on_somebodys_word(tmp_path: Path) -> None:
+    satellite = Satellite(tmp_path, secret=manifest(encrypt=True))
+    satellite.go(1, *START)
+    satellite.go(2, *START)
+    gone = satellite.custody.erase_customer(EXAMPLE.customer, 50.0, "ground")
+    assert {entry.job_id for entry in gone} == {1, 2}
+    last = unpack_record(satellite.log.lines()[-1])
+    assert (last.actor, last.action.value) == ("ground", "key.destroyed")
+
+
+def test_bans_follow_what_is_on_board_and_what_would_run_against_them_is_stopped_once_said(tmp_path: Path) -> None:
+    satellite = Satellite(tmp_path, ruled=manifest(regions_forbidden=("BOX",)), free=manifest())
+    (news,) = satellite.custody.bans(0.0)
+    assert news.manifest == "ruled"
+    (first, *_) = news.bans
+    assert first.region == "BOX"
+    assert first.from_s == pytest.approx(200.0 - 3.0, abs=1.0)  # the guard of 1 km is 0.2 s here
+    job = JobSpec(9, "x", 1.0, 1.0, 1.0, 0.0, 1e6, 0.0, manifest="ruled")
+    assert satellite.custody.stops(job, 100.0, 100.0) == (False, ())
+    stopped, (event,) = satellite.custody.stops(job, 300.0, 300.0)
+    assert stopped
+    assert event.args == (9, "BOX")
+    assert satellite.custody.stops(job, 301.0, 301.0) == (True, ())
+    assert satellite.custody.stops(dataclasses.replace(job, manifest="free"), 300.0, 300.0) == (False, ())
+    assert satellite.actions() == ["policy.violated"]
+    del satellite.bundles["ruled"]
+    assert satellite.custody.bans(2.0) == ()
+    assert satellite.custody.stops(job, 302.0, 302.0) == (False, ())
+
+
+def test_results_that_cannot_be_sealed_are_a_storage_failure(tmp_path: Path) -> None:
+    satellite = Satellite(tmp_path, secret=manifest(encrypt=True))
+    satellite.go(5, *START)
+    with pytest.raises(StoreError, match="results of job 5 not sealed"):
+        satellite.go(5, JobState.FINISHED)
+
+
+def test_the_head_goes_down(tmp_path: Path) -> None:
+    satellite = Satellite(tmp_path)
+    (event,) = satellite.custody.tend(0.0)
+    assert event.name == "audit_head"
+    assert satellite.custody.tend(1.0) == ()
+    satellite.custody.close()
