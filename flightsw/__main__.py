@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,7 @@ from flightsw.board.base import Board
 from flightsw.board.linux import BoardFile, Candidate, LinuxBoard
 from flightsw.board.rig import RigBoard
 from flightsw.clock import MonotonicClock
-from flightsw.compose import Parts, build, forecaster_of, guardian_config, start_unix_s
+from flightsw.compose import Parts, build, custody_of, forecaster_of, guardian_config, start_unix_s
 from flightsw.decide import planner
 from flightsw.decide.estimator import Estimator
 from flightsw.dictionary.sensors import SENSORS, fitted_names
@@ -32,6 +33,7 @@ from flightsw.executive import BusyMeter, Executive, GroundOnly, KeptGuardian, S
 from flightsw.facts import FactFile
 from flightsw.guardian import ProcessGuardian
 from flightsw.jobs.onboard import OnboardJobs, load_bundles
+from flightsw.jobs.policy import Regions, load_regions
 from flightsw.jobs.runner import ProcessRunner
 from flightsw.jobs.sandbox import probe
 from flightsw.jobs.selftest import SelfTest, run_self_test
@@ -124,7 +126,8 @@ def _run(options: argparse.Namespace) -> int:
         stack.callback(sandbox.close)
         # Before the guardian: attacks are over before anything is leased to a job.
         attacked = run_self_test(sandbox, jobs_folder, Path(sys.executable), MonotonicClock())
-        jobs = OnboardJobs(ProcessRunner(jobs_folder, Path(sys.executable), sandbox), bundles)
+        processes = ProcessRunner(jobs_folder, Path(sys.executable), sandbox)
+        jobs = OnboardJobs(processes, bundles)
         run_folder = _make_folder(options.run_dir or folder / "run")
         limits = guardian_config(mission)
         guardian = KeptGuardian(
@@ -133,9 +136,14 @@ def _run(options: argparse.Namespace) -> int:
         # A guardian that pets a watchdog is not ended with us: that would reset the board.
         stack.callback(guardian.close, stop="--watchdog" not in board_file.guardian_options)
         noted_s = FactFile(folder).facts.now_s
+        # Without a regions file every policy that names a region forbids everything.
+        regions_file = options.regions or options.mission.with_name("regions.toml")
+        regions = load_regions(regions_file) if options.regions or regions_file.exists() else Regions({}, 1.0, 0.0)
+        custody = custody_of(mission, where, bundles, regions, lambda job_id: processes.folder(job_id) / "out", folder,
+                             os.urandom, noted_s)
         supervisor = build(mission, options.mission.read_text("utf-8"),
                            Parts(board, guardian, jobs, GroundOnly(), port, options.always_transmit,
-                                 boot_events=(_sandbox_event(attacked),)), folder, where)
+                                 boot_events=(_sandbox_event(attacked),), custody=custody), folder, where)
         stack.callback(supervisor.close)
         clock = MonotonicClock(options.rate, resume_time_s(folder, noted_s, options.rate))
         if rig is not None:
@@ -342,6 +350,8 @@ def _parser() -> argparse.ArgumentParser:
                      help="the guardian's socket and cap files; best on a RAM disk (default: <state>/run)")
     run.add_argument("--jobs", type=Path, default=_EXAMPLE_JOBS, metavar="DIR",
                      help="job bundles, DIR/*/job.toml (default: the examples)")
+    run.add_argument("--regions", type=Path, metavar="FILE",
+                     help="outlines that data policies name (default: regions.toml beside the mission file)")
     run.add_argument("--always-transmit", action="store_true",
                      help="keep the transmitter on outside passes: the ground is at the other end of a cable")
     _add_board_arguments(run)

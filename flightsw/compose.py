@@ -7,6 +7,7 @@ runner of jobs, an inbox and a serial line. Everything else is the same everywhe
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,13 @@ from flightsw.decide.brain import Brain
 from flightsw.errors import ConfigError, KernelError
 from flightsw.facts import FactFile
 from flightsw.guardian import GuardianConfig, GuardianLink
+from flightsw.jobs.audit import AuditLog
 from flightsw.jobs.base import Runner
+from flightsw.jobs.custody import Custody
 from flightsw.jobs.ledger import Ledger
+from flightsw.jobs.onboard import Bundle
+from flightsw.jobs.policy import BorderWatch, Regions
+from flightsw.jobs.vault import Entropy, Vault
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver, Reporter
 from flightsw.mission import Mission
@@ -44,6 +50,7 @@ class Parts:
     port: ByteStream
     always_transmit: bool = False
     duty_throttle: bool = True
+    custody: Custody | None = None
     boot_events: tuple[Event, ...] = ()
 
 
@@ -84,6 +91,16 @@ def guardian_config(mission: Mission) -> GuardianConfig:
     return GuardianConfig((modes[0].cap_w,) * nodes, (modes[-1].cap_w,) * nodes, 60.0)
 
 
+def custody_of(mission: Mission, where: str, bundles: Mapping[str, Bundle], regions: Regions,
+               outputs_of: Callable[[int], Path], folder: Path, entropy: Entropy, now_s: float) -> Custody:
+    """Build what keeps the data rules of the jobs in `bundles`, with keys, sealed results and log in `folder`."""
+    tle = parse_tle(mission.orbit.tle, f"{where}: orbit.tle")
+    start_s = start_unix_s(mission, where)
+    borders = BorderWatch(regions, Orbit(tle).ground_track, tle.epoch_unix_s, start_s)
+    log = AuditLog(folder / "audit", mission.name, start_s + now_s)
+    return Custody(bundles, borders, Vault(folder / "vault", entropy), log, outputs_of, folder / "sealed")
+
+
 def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where: str) -> Supervisor:
     """Build a supervisor that keeps its ledger, facts and recording in `folder` and counts a boot."""
     forecaster = forecaster_of(mission, where)
@@ -108,7 +125,7 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
         port=parts.port, receiver=CommandReceiver(link.spacecraft_id, link.apid), reporting=reporting,
         ledger=ledger, facts=facts, brain=Brain(mission, forecaster, jobs), forecaster=forecaster,
         recorder=recorder, obt_offset_s=start_s, boot_count=boot_count, always_transmit=parts.always_transmit,
-        duty_throttle=parts.duty_throttle,
+        duty_throttle=parts.duty_throttle, custody=parts.custody,
     )
     supervisor.announce_boot(last.now_s, last.mode)
     for event in parts.boot_events:

@@ -18,6 +18,7 @@ from flightsw.errors import FlightError, StoreError
 from flightsw.facts import FactFile
 from flightsw.guardian import GuardianHealth, GuardianLink, GuardianStatus
 from flightsw.jobs.base import Placement, Runner
+from flightsw.jobs.custody import Custody
 from flightsw.jobs.ledger import Ledger, LedgerEntry
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver
@@ -60,7 +61,7 @@ class Supervisor:
     def __init__(self, mission: Mission, *, board: Board, guardian: GuardianLink, runner: Runner, inbox: Inbox,
                  port: ByteStream, receiver: CommandReceiver, reporting: Reporting, ledger: Ledger, brain: Brain,
                  facts: FactFile, forecaster: Forecaster, recorder: Recorder, obt_offset_s: float, boot_count: int,
-                 always_transmit: bool, duty_throttle: bool) -> None:
+                 always_transmit: bool, duty_throttle: bool, custody: Custody | None = None) -> None:
         self._mission = mission
         self._board = board
         self._guardian = guardian
@@ -80,6 +81,7 @@ class Supervisor:
         self._boot_count = boot_count
         self._always_transmit = always_transmit
         self._duty_throttle = duty_throttle
+        self._custody = custody
         self._off_w = mission.compute.modes[0].cap_w
         self._floor = (NodeCap(self._off_w, 0.0, 0),) * mission.compute.nodes
         self._guardian_status: GuardianStatus | None = None
@@ -134,6 +136,8 @@ class Supervisor:
         self._runner.close()
         self._recorder.close()
         self._ledger.close()
+        if self._custody is not None:
+            self._custody.close()
 
     def note_overrun(self, now_s: float, late_s: float, left_out: int) -> None:
         """Report ticks that began late or were left out."""
@@ -148,8 +152,10 @@ class Supervisor:
         received, self._received = tuple(self._received), []
         status = self._guardian_status
         answers = status is None or (status.health is GuardianHealth.ALIVE and status.result == 0)
-        inputs = Inputs(now_s, readings, received, self._inbox.take(now_s, self._ledger.entries),
-                        self._runner.poll(now_s), answers, self._storage_works)
+        submitted = self._inbox.take(now_s, self._ledger.entries)
+        bans = () if self._custody is None else self._custody.bans(now_s)
+        inputs = Inputs(now_s, readings, received, submitted, self._runner.poll(now_s), answers, self._storage_works,
+                        bans)
         decision = self._brain.decide(estimate, inputs)
         self._recorder.record(inputs, fingerprint(decision))
         if self._recorder.failure and not self._recording_ended:
@@ -162,6 +168,8 @@ class Supervisor:
         if decision.transitions:
             try:
                 self._ledger.record(decision.transitions, now_s + self._obt_offset_s)
+                if self._custody is not None:
+                    self._custody.committed(decision.transitions, self._ledger.entries, now_s + self._obt_offset_s)
             except StoreError:
                 self._storage_works = False  # for good: a device that failed is not tried again in hope
                 raise
@@ -189,15 +197,29 @@ class Supervisor:
             rate = modes[node.power_mode].rate
             entry = self._ledger.entries.get(node.job_id)
             job = entry.spec if entry is not None and not entry.state.is_final else None
+            if job is not None and rate > 0.0 and self._is_stopped(job, decision.now_s):
+                job = None
             duty = (rate / full if self._duty_throttle else float(rate > 0.0)) if job is not None else 0.0
             left_j = None if job is None else self._brain.energy_left_j(job.job_id)
             placements.append(Placement(job, duty, drop_s, left_j))
         return placements
 
+    def _is_stopped(self, job: JobSpec, now_s: float) -> bool:
+        """Whether a job's data rules forbid that it runs here and now, whatever was decided."""
+        if self._custody is None:
+            return False
+        stopped, events = self._custody.stops(job, now_s, now_s + self._obt_offset_s)
+        for event in events:
+            self._reporting.event(event, now_s + self._obt_offset_s)
+        return stopped
+
     def _report(self, now_s: float, readings: Readings, estimate: Estimate, decision: Decision) -> None:
         obt_s = now_s + self._obt_offset_s
         sky = self._forecaster.sky(now_s)
         self._note_sky(sky, now_s, obt_s)
+        if self._custody is not None:
+            for event in self._custody.tend(obt_s):
+                self._reporting.event(event, obt_s)
         for event in self._inbox.news():
             self._reporting.event(event, obt_s)
         self._reporting.report(obt_s, readings, estimate, decision, sky, self._caps_in_force,
