@@ -324,8 +324,8 @@ class Forecaster:
         worse = 1.0 - caution * self._mission.margins.battery_capacity_frac
         capacity_j = self._capacity_j * estimate.pack_frac * worse
         rows["battery_capacity_j"][0, 0] = capacity_j
-        charge = estimate.battery_j
-        start_j = charge.best - caution * (charge.best - charge.low)
+        # A gauge is off by the same all day: a plan that took its word would meet the governor, who does not, at dawn.
+        start_j = estimate.battery_j.low if leans else estimate.battery_j.best
         rows["battery_j"][0, 0] = min(start_j / self._capacity_j, 1.0) * capacity_j
         floor_frac = max(parameters["battery_floor_frac"], parameters["battery_cutoff_frac"])
         rows["battery_floor_j"][0, 0] = floor_frac * capacity_j

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from flightsw.dictionary.sensors import INDEX, SENSORS
 from flightsw.kernels import Rollout, Topology
 from flightsw.mission import Mission
 from flightsw.physics.units import J_PER_WH, KELVIN
@@ -53,6 +54,12 @@ def scale(factor: Factor | None, margin_frac: float, caution: float, *, more_is_
     if more_is_worse:
         return max(best, 1.0 - hope_frac) * (1.0 + caution * error_frac)
     return min(best, 1.0 + hope_frac) * (1.0 - caution * error_frac)
+
+
+def metered_frac(mission: Mission) -> float:
+    """How far a plan's watts may be off: dispatch spends them by the nodes' meters, whatever the jobs declared."""
+    efficient_w = max(mission.compute.modes[2:], key=lambda mode: mode.rate / mode.draw_w).draw_w
+    return min(mission.margins.draw_frac, SENSORS[INDEX["node0_w"]].accuracy / efficient_w)
 
 
 def fill_constants(rollout: Rollout, mission: Mission, caution: float, learnt: Learnt = AS_DESIGNED) -> None:
@@ -109,4 +116,4 @@ def fill_constants(rollout: Rollout, mission: Mission, caution: float, learnt: L
         "heat_scale_frac": 1.0 + caution * margins.environment_frac,
     }.items():
         set_row[name][0, :] = value
-    set_row["activity_frac"][:, :] = 1.0 + caution * margins.draw_frac
+    set_row["activity_frac"][:, :] = 1.0 + caution * (margins.draw_frac if caution >= 1.0 else metered_frac(mission))

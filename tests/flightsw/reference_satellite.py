@@ -106,16 +106,17 @@ class Corner(NamedTuple):
 def hot_corner(m: Mission, caution: float = 1.0) -> Corner:
     """Every margin of the mission used up (`caution` 1), or that share of it: hotter and with less energy."""
     g = m.margins
+    draw = g.draw_frac if caution == 1.0 else 0.3 / 14.0  # below: what a node's meter leaves in its most efficient mode
     return Corner(1.0 - caution * g.array_frac, 1.0 - caution * g.battery_capacity_frac,
-                  1.0 - caution * g.radiating_frac, 1.0 + caution * g.bus_frac, 1.0 + caution * g.draw_frac,
+                  1.0 - caution * g.radiating_frac, 1.0 + caution * g.bus_frac, 1.0 + caution * draw,
                   1.0 + caution * g.environment_frac)
 
 
 def hot_start(m: Mission, state: Estimate, caution: float = 1.0) -> tuple[Array, float]:
-    """Temperatures (K) and charge (fraction) that far from the best estimate to the worst that is credible."""
+    """Temperatures (K) that far from the best estimate to the worst credible one; charge (fraction) at its worst."""
     worst_k = np.array([b.high + m.margins.temperature_k for b in state.temperature_k])
     best_k = np.array([b.best for b in state.temperature_k])
-    energy_j = caution * state.battery_j.low + (1.0 - caution) * state.battery_j.best
+    energy_j = state.battery_j.low if caution > 0.0 else state.battery_j.best
     return caution * worst_k + (1.0 - caution) * best_k, energy_j / (m.battery.capacity_wh * 3600.0)
 
 
