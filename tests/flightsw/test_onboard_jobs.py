@@ -163,3 +163,114 @@ def test_the_examples_are_all_offered():
     bundles, problems = load_bundles(ROOT / "examples" / "jobs")
     assert bundles.keys() == {"cloud_mask", "matrix_workload", "telemetry_pack"}
     assert problems == ()
+
+
+SAVING = """
+import sdk, time
+saved = sdk.restore()
+done = saved.done_units if saved else 1
+while done < 4:
+    sdk.progress(done)
+    if sdk.should_save():
+        sdk.checkpoint(3, b"three")
+    if (sdk.folder() / "work" / "end").exists() or done == 3:
+        break
+    time.sleep(0.01)
+(sdk.folder() / "out" / "result").write_text(f"{done} {sdk.budget().energy_j} {sdk.budget().power_drop_in_s}")
+"""
+CHECKPOINT = ('contract = "stop_continue"', 'contract = "checkpoint"\ncheckpoint_deadline_s = 5')
+
+
+@pytest.fixture
+def savers(tmp_path):
+    for name, program in (("saver", SAVING), ("deaf", SLOW)):
+        bundle(tmp_path / "bundles", name, program)
+        path = tmp_path / "bundles" / name
+        (path / "sdk.py").write_bytes((ROOT / "flightsw" / "sdk.py").read_bytes())
+        text = MANIFEST.format(id=name).replace(*CHECKPOINT).replace('["job.py"]', '["job.py", "sdk.py"]')
+        (path / "job.toml").write_text(text)
+    for name, program in (("steady", QUICK), ("fickle", QUICK.replace('"42"', "str(os.getpid())"))):
+        bundle(tmp_path / "bundles", name, program)
+        (tmp_path / "bundles" / name / "job.toml").write_text(
+            MANIFEST.format(id=name) + '[integrity]\nrerun = "duplicate"\n')
+    bundles, problems = load_bundles(tmp_path / "bundles")
+    assert problems == ()
+    onboard = OnboardJobs(ProcessRunner(tmp_path / "run", Path(sys.executable)), bundles)
+    yield onboard
+    onboard.close()
+
+
+def folder_of(tmp_path: Path, job_id: int) -> Path:
+    return tmp_path / "run" / f"{job_id:010d}"
+
+
+def wait_for(onboard: OnboardJobs, now_s: float, done) -> None:
+    give_up_s = time.monotonic() + 20.0
+    while not done():
+        assert time.monotonic() < give_up_s
+        onboard.poll(now_s)
+        time.sleep(0.01)
+
+
+def test_a_job_is_told_what_is_left_and_saved_before_the_power_drops(savers, tmp_path):
+    job = spec(1, "saver")
+    (group,) = savers.place(0.0, [Placement(job, 1.0, 500.0, 800.0)])
+    until(savers, lambda p: p.done_units > 0.0)
+    folder = folder_of(tmp_path, 1)
+    assert not (folder / "checkpoint.request").exists()
+    savers.place(100.0, [Placement(job, 1.0, 9.0, 700.0)])
+    assert (folder / "checkpoint.request").exists()
+    wait_for(savers, 100.0, (folder / "checkpoint.good" / "MARK").exists)
+    assert savers.place(101.0, [Placement(job, 1.0, 8.0, 690.0)]) == (group,)  # it goes on
+    (folder / "work" / "end").touch()
+    progress = until(savers, lambda p: p.ended)
+    assert progress.succeeded
+    assert (folder / "out" / "result").read_text() == "1 690.0 8.0"
+
+
+def test_a_saved_job_starts_again_from_there_after_the_supervisor_died(savers, tmp_path):
+    job = spec(1, "saver")
+    savers.place(0.0, [Placement(job, 1.0)])
+    until(savers, lambda p: p.done_units > 0.0)
+    savers.place(300.0, [Placement(job, 1.0)])  # every five minutes, whatever the plan says
+    wait_for(savers, 300.0, (folder_of(tmp_path, 1) / "checkpoint.good" / "MARK").exists)
+    savers.close()
+    bundles, _ = load_bundles(tmp_path / "bundles")
+    again = OnboardJobs(ProcessRunner(tmp_path / "run", Path(sys.executable)), bundles)
+    again.place(310.0, [Placement(job, 1.0)])
+    assert until(again, lambda p: p.ended).succeeded
+    assert (folder_of(tmp_path, 1) / "out" / "result").read_text().startswith("3 ")
+    again.close()
+
+
+def test_a_job_that_never_saves_fails_with_the_reason(savers, tmp_path):
+    job, now_s = spec(1, "deaf"), 0.0
+    for _ in range(3):
+        savers.place(now_s, [Placement(job, 1.0)])
+        wait_for(savers, now_s, (folder_of(tmp_path, 1) / "out" / "result").exists)
+        (folder_of(tmp_path, 1) / "out" / "result").unlink()
+        savers.place(now_s + 300.0, [Placement(job, 1.0)])
+        now_s += 306.0
+        for _ in range(500):
+            ended = [p for p in savers.poll(now_s) if p.ended]
+            if ended or 1 not in savers._running:
+                break
+            time.sleep(0.01)
+    assert [(p.succeeded, p.detail.split(":")[0]) for p in ended] == [(False, "checkpoint not kept")]
+
+
+def test_a_checked_job_runs_twice_and_two_results_must_be_one(savers):
+    savers.place(0.0, [Placement(spec(1, "steady"), 1.0), Placement(spec(2, "fickle"), 1.0)])
+    ends = {}
+    halves = []
+    give_up_s = time.monotonic() + 20.0
+    while len(ends) < 2 and time.monotonic() < give_up_s:
+        for progress in savers.poll(0.0):
+            halves.append(progress.done_units)
+            if progress.ended:
+                ends[progress.job_id] = progress
+        time.sleep(0.005)
+    assert (ends[1].succeeded, ends[1].done_units) == (True, 100.0)
+    assert not ends[2].succeeded
+    assert ends[2].detail.startswith("two runs differ: SHA-256 ")
+    assert all(units <= 50.0 or units >= 87.0 for units in halves)  # 3 of 4 steps of either half, or all
