@@ -141,7 +141,9 @@ class Cgroup:
             (self.path / name).write_text(value)
 
 
-def open_tree(name: str, proc: Path = Path("/proc/self"), disk: str = "") -> tuple[CgroupTree | None, str]:
+def open_tree(
+    name: str, proc: Path = Path("/proc/self"), disk: str = "", service_manager: Path = Path("/run/systemd/system")
+) -> tuple[CgroupTree | None, str]:
     """Make the cgroup `name` below one that is ours to divide; return it, or None and why there is none.
 
     Ours is our own, if it was delegated; the supervisor then moves into a leaf beside `name`, because a cgroup that
@@ -152,6 +154,8 @@ def open_tree(name: str, proc: Path = Path("/proc/self"), disk: str = "") -> tup
     if mount is None or own is None:
         return None, "no cgroup v2 is mounted"
     here = mount / own
+    if service_manager.exists() and not _is_delegated(here.parent if here.name == _SUPERVISOR else here):
+        return None, f"cgroup {here} is the service manager's: the service must say Delegate=cpu memory pids io"
     try:
         if own != Path():
             here = here.parent if here.name == _SUPERVISOR else here
@@ -167,6 +171,14 @@ def open_tree(name: str, proc: Path = Path("/proc/self"), disk: str = "") -> tup
     except OSError as e:
         return None, f"cgroup {here} is not delegated to us: {e.strerror}"
     return CgroupTree(root, disk), ""
+
+
+def _is_delegated(folder: Path) -> bool:
+    """Whether the service manager gave `folder` away (systemd.resource-control(5), Delegate=)."""
+    for name in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):
+            return os.getxattr(folder, name) == b"1"
+    return False
 
 
 def _hand_down(folder: Path) -> None:

@@ -78,6 +78,7 @@ def _outside(order: Order, command: list[str]) -> None:
         _judge_checkpoint(order)
     for number in _SIGNALS_FOR_THE_JOB:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.nice(_NICE)
     if not order.wrapper:
         return

@@ -16,7 +16,7 @@ What a job finds, with its folder as working directory and as FLIGHTSW_JOB_DIR:
 
 Standard input is empty; standard output and error go to a bounded log. A job has `terminate`'s grace between SIGTERM
 and SIGKILL, and every process of its group ends with it. A job whose processes together hold more memory than
-declared, or whose folder more than its disk, is ended at the poll that finds it.
+declared, or whose folder more than its disk beside its inputs (two checkpoints for a moment), is ended at the poll that finds it.
 
 Contracts of interruption: `none` and `stop_continue` are stopped by SIGSTOP, and by the freezer where there is a
 cgroup, wherever they are (not by SIGTSTP: POSIX drops that for a group without a parent in its session, and a job can
@@ -54,6 +54,7 @@ _CORES_MAX: Final = 8
 _SANDBOX_PROCESSES: Final = 3  # in its session, and not its own
 _DEADLINE_MAX_S: Final = 2_592_000.0  # of a job that names an instant
 _MEASURE_EVERY_S: Final = 1.0
+_ANY: Final = 1 << 62
 _DEFAULTED_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -261,7 +262,7 @@ class ProcessRunner:
                     (os.POSIX_SPAWN_DUP2, log_write, 2),
                 ),
                 setsid=True,
-                setsigmask=(),
+                setsigmask=(signal.SIGUSR1,),  # not to end by it before it can ignore it; `launch` opens the mask
                 setsigdef=_DEFAULTED_SIGNALS,
             )
         except OSError:
@@ -273,7 +274,7 @@ class ProcessRunner:
         finally:
             os.close(log_write)
         return _Job(job_id, manifest, folder, pid, tuple(descriptors), user, cgroup, expected_sha256,
-                    wrapped=bool(self._sandbox.bwrap))
+                    measure_folder(folder / "in", _ANY).octets, wrapped=bool(self._sandbox.bwrap))
 
 
 class _Job:
@@ -281,7 +282,7 @@ class _Job:
 
     def __init__(
         self, job_id: int, manifest: Manifest, folder: Path, pid: int, descriptors: tuple[int, ...], user: int,
-        cgroup: Cgroup | None, expected_sha256: str, *, wrapped: bool,
+        cgroup: Cgroup | None, expected_sha256: str, input_octets: int, *, wrapped: bool,
     ) -> None:
         self.pid = pid
         self.folder = folder
@@ -294,6 +295,7 @@ class _Job:
         self._pipe_fd, self._log_fd, self._progress_fd = descriptors
         self._cgroup = cgroup
         self._expected_sha256 = expected_sha256
+        self._input_octets = input_octets
         self._wrapped = wrapped
         self._log_room = LOG_OCTETS_MAX
         self.memory_octets_max = int(manifest.memory_mb * _MB)
@@ -408,10 +410,12 @@ class _Job:
             self._breach = f"runs {len(usage.processes)} processes, limit {PROCESSES_MAX}"
         if now_s - self._measured_s >= _MEASURE_EVERY_S:
             self._measured_s = now_s
-            octets, entries, whole = measure_folder(self.folder, 2 * self._disk_octets_max, usage.processes)
+            held_max = self._input_octets + 2 * self._disk_octets_max
+            octets, entries, whole = measure_folder(self.folder, held_max, usage.processes)
+            octets -= self._input_octets
             self._written_octets = max(self._written_octets, octets)
             if octets > self._disk_octets_max + LOG_OCTETS_MAX:
-                self._breach = (f"its folder holds {octets / _MB:.1f} MB, "
+                self._breach = (f"its folder holds {octets / _MB:.1f} MB beside its inputs, "
                                 f"needs.disk_mb is {self.manifest.disk_mb:g} MB")
             elif not whole:
                 self._breach = f"its folder cannot be measured: {entries} entries seen"

@@ -187,8 +187,10 @@ def _limits(sandbox: Sandbox) -> Iterator[tuple[bool, str, str]]:
     yield True, "memory: private memory of each process up to needs.memory_mb (RLIMIT_DATA, RLIMIT_AS)", ""
     yield ("memory" in controllers, "memory: of all its processes together (memory.max)",
            "memory of all its processes together between two polls; a poll that finds more ends the job")
-    yield (True, "disk: each file, and all outputs together, up to needs.disk_mb (RLIMIT_FSIZE)",
-           "")
+    if walled and "memory" not in controllers:
+        most_mb = _PRIVATE_TMP_OCTETS_MAX // _MB
+        yield False, "", f"memory: private /tmp and /dev/shm, up to {most_mb} MB each, come on top"
+    yield True, "disk: each file, and all outputs together, up to needs.disk_mb (RLIMIT_FSIZE)", ""
     yield (False, "", "disk: sum of files between two polls; a poll that finds more than needs.disk_mb ends the job")
     yield "io" in controllers, "disk: bandwidth (io.max)", "disk bandwidth"
     yield True, "log: the first octets of output are kept; a flood slows the job, nothing else", ""

@@ -48,6 +48,19 @@ def test_a_delegated_one_is_left_for_a_leaf_first(tmp_path: Path) -> None:
     assert again.root == tree.root, "a supervisor that is started again finds the same place"
 
 
+def test_what_the_service_manager_did_not_give_away_is_left_alone(tmp_path: Path) -> None:
+    here, proc = hierarchy(tmp_path, "/system.slice/flight.service")
+    tree, why = open_tree("ours", proc, service_manager=tmp_path)
+    assert tree is None
+    assert why.endswith("the service must say Delegate=cpu memory pids io")
+    assert sorted(path.name for path in here.iterdir()) == ["cgroup.controllers", "cgroup.subtree_control"]
+    try:
+        os.setxattr(here, "user.delegate", b"1")
+    except OSError as e:
+        pytest.skip(f"no extended attributes on {here}: {e.strerror}")
+    assert open_tree("ours", proc, service_manager=tmp_path)[0] is not None
+
+
 def test_without_a_hierarchy_or_the_right_to_it_the_reason_is_said(tmp_path: Path) -> None:
     assert open_tree("ours", tmp_path) == (None, "no cgroup v2 is mounted")
     here, proc = hierarchy(tmp_path, "/")

@@ -220,6 +220,17 @@ def test_outputs_larger_than_the_declared_disk_fail_together(runner: ProcessRunn
     assert report.detail == "output b: outputs are larger than the 1 MB of disk"
 
 
+def test_inputs_do_not_count_as_disk_and_everything_else_does(runner: ProcessRunner, tmp_path: Path) -> None:
+    folder = bundle(tmp_path, "import os\nopen('out/result', 'w')\nopen('work/ready', 'w')\ntime.sleep(600)\n")
+    (folder / "large").write_bytes(bytes(3 << 20))
+    runner.start(1, manifest(inputs='["job.py", "large"]'), folder)
+    poll_until(runner, lambda _: (runner.folder(1) / "work" / "ready").exists(), 1.0)
+    assert runner.poll(3.0)[0].written_octets < 1 << 20
+    (runner.folder(1) / "work" / "fill").write_bytes(bytes(1_500_000))
+    report = finished(runner, 5.0)
+    assert report.detail == "its folder holds 1.4 MB beside its inputs, needs.disk_mb is 1 MB"
+
+
 def test_a_command_that_is_not_there_fails_and_says_so(runner: ProcessRunner, tmp_path: Path) -> None:
     runner.start(1, manifest(command='["no-such-program"]'), bundle(tmp_path, ""))
     assert finished(runner).detail == "exit code 127"
