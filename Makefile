@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ bench: $(READY) ## rollouts per second beside NumPy's, cost of a tick, link and 
 
 bench-admission: $(READY) ## what an answer costs beside up to 4,000 jobs, drawn to docs/images/admission_scaling.png
 	@$(BIN)/python tests/bench/admission_scaling.py docs/images/admission_scaling.png
+
+job-kills: $(READY) ## kill supervisor, jobs and guardian 1,000 times at random; nothing lost, nothing doubled
+	@$(BIN)/python tests/flightsw/job_kills.py 1000
 
 build: $(READY) ## compile the C kernels and the guardian
 

@@ -15,8 +15,9 @@ What a job finds, with its folder as working directory and as FLIGHTSW_JOB_DIR:
     checkpoint.good/     its last saved state that was found whole, to start from; absent on a first start
 
 Standard input is empty; standard output and error go to a bounded log. A job has `terminate`'s grace between SIGTERM
-and SIGKILL, and every process of its group ends with it. A job whose processes together hold more memory than
-declared, or whose folder more than its disk beside its inputs (two checkpoints for a moment), is ended at the poll that finds it.
+and SIGKILL, and every process of its group ends with it. A job whose processes together hold more memory than declared
+is ended at the poll that finds it; so is one whose folder holds more than its disk beside its inputs, checkpoints
+included.
 
 Contracts of interruption: `none` and `stop_continue` are stopped by SIGSTOP, and by the freezer where there is a
 cgroup, wherever they are (not by SIGTSTP: POSIX drops that for a group without a parent in its session, and a job can
