@@ -49,7 +49,9 @@ def scale(factor: Factor | None, margin_frac: float, caution: float, *, more_is_
     news could be talked out of its wall by a drifting sensor, a plan that did only loses work. The margin shrinks
     to the learnt factor's own bound, which holds the sensors' accuracy and so never falls to nothing.
     """
-    best, error_frac = (1.0, margin_frac) if factor is None else (factor.frac, min(factor.error_frac, margin_frac))
+    best, error_frac = 1.0, margin_frac
+    if factor is not None:
+        best, error_frac = factor.frac, min(factor.error_frac / factor.frac, margin_frac)
     hope_frac = margin_frac if caution < 1.0 else 0.0
     if more_is_worse:
         return max(best, 1.0 - hope_frac) * (1.0 + caution * error_frac)
