@@ -8,21 +8,14 @@ The mask file is the checkpoint: one packed window is appended per unit, so a ki
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
+import sdk
 
 TILE = 128
 TILE_OCTETS = TILE * TILE // 8
 STRIDE = 37  # coprime to the scene's 256, so that successive windows are all different
-
-
-def report(units_done: int) -> None:
-    """Tell the satellite how many units are done."""
-    fd = os.open("progress", os.O_WRONLY)
-    os.pwrite(fd, b"%-20d\n" % units_done, 0)
-    os.close(fd)
 
 
 def box_sum(image: np.ndarray, radius: int) -> np.ndarray:
@@ -81,11 +74,11 @@ def main() -> None:
     done = min(done, units)
     with masks.open("ab") as out:
         out.truncate(done * TILE_OCTETS)
-        report(done)
+        sdk.progress(done)
         for number in range(done, units):
             out.write(np.packbits(cloud_mask(*window(scene, number))).tobytes())
             out.flush()
-            report(number + 1)
+            sdk.progress(number + 1)
     packed = np.fromfile(masks, dtype=np.uint8).reshape(units, TILE_OCTETS)
     cloudy = np.unpackbits(packed, axis=1).sum(axis=1, dtype=np.int64)
     rows = [f"{n},{pixels * 1000 // TILE**2}\n" for n, pixels in enumerate(cloudy)]

@@ -8,23 +8,16 @@ vectors.
 
 import argparse
 import hashlib
-import os
+import io
 from pathlib import Path
 
 import numpy as np
+import sdk
 
 SIZE = 384
 PRIME = 2_097_143  # the largest prime below 2^21
 STEPS_A_UNIT = 20
 UNITS_A_CHECKPOINT = 5
-CHECKPOINT = Path("work/state.npz")
-
-
-def report(units_done: int) -> None:
-    """Tell the satellite how many units are done."""
-    fd = os.open("progress", os.O_WRONLY)
-    os.pwrite(fd, b"%-20d\n" % units_done, 0)
-    os.close(fd)
 
 
 def matrix(seed: int, columns: int = SIZE) -> np.ndarray:
@@ -48,10 +41,10 @@ def unit(a: np.ndarray, b: np.ndarray, x: np.ndarray, r: np.ndarray) -> np.ndarr
 
 
 def save(x: np.ndarray, done: int) -> None:
-    """Replace the checkpoint in one step."""
-    fresh = Path("work/state.tmp.npz")
-    np.savez(fresh, x=x, done=done)
-    fresh.replace(CHECKPOINT)
+    """Hand the matrix as it is now to the satellite."""
+    octets = io.BytesIO()
+    np.save(octets, x)
+    sdk.checkpoint(done, octets.getvalue())
 
 
 def main() -> None:
@@ -61,16 +54,16 @@ def main() -> None:
     units = parser.parse_args().units
     a, b, x, r = matrix(1), matrix(2), matrix(3), matrix(4, columns=1)
     done = 0
-    if CHECKPOINT.exists():
-        with np.load(CHECKPOINT) as saved:
-            x, done = saved["x"], int(saved["done"])
-    report(done)
+    saved = sdk.restore()
+    if saved is not None:
+        x, done = np.load(saved.path), saved.done_units
+    sdk.progress(done)
     while done < units:
         x = unit(a, b, x, r)
         done += 1
-        if done % UNITS_A_CHECKPOINT == 0:
+        if done % UNITS_A_CHECKPOINT == 0 or sdk.should_save():
             save(x, done)
-        report(done)
+        sdk.progress(done)
     octets = x.astype("<u4").tobytes()
     Path("out/matrix.u32").write_bytes(octets)
     Path("out/sha256.txt").write_text(hashlib.sha256(octets).hexdigest() + "\n")

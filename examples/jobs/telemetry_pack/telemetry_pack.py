@@ -12,24 +12,17 @@ import argparse
 import itertools
 import json
 import lzma
-import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+import sdk
 
 CHANNELS = 16
 FRAMES_A_BLOCK = 1024
 RECORD = struct.Struct("<HBBBBBBBHI")  # block, channel, back, order, planes, lc, lp, pb, length, CRC-32
 PACKED = Path("out/telemetry.pack")
-
-
-def report(units_done: int) -> None:
-    """Tell the satellite how many units are done."""
-    fd = os.open("progress", os.O_WRONLY)
-    os.pwrite(fd, b"%-20d\n" % units_done, 0)
-    os.close(fd)
 
 
 def coder(lc: int, lp: int, pb: int) -> list[dict[str, int]]:
@@ -110,12 +103,12 @@ def main() -> None:
     kept = records(PACKED.read_bytes())[:units]
     with PACKED.open("ab") as out:
         out.truncate(kept[-1][0] if kept else 0)
-        report(len(kept))
+        sdk.progress(len(kept))
         for number in range(len(kept), units):
             block, channel = work[number]
             out.write(pack(frames, block, channel))
             out.flush()
-            report(number + 1)
+            sdk.progress(number + 1)
     verify(frames)
     before, after = units * FRAMES_A_BLOCK * 2, PACKED.stat().st_size
     summary = {"units": units, "octets_before": before, "octets_after": after, "verified": True}
