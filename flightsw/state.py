@@ -400,13 +400,19 @@ class CancelJob(NamedTuple):
     job_id: int
 
 
+class EraseData(NamedTuple):
+    """Destroy the keys of all data that is kept for a customer."""
+
+    customer: str
+
+
 class Pong(NamedTuple):
     """Answer an are-you-alive (PUS 17,2)."""
 
 
 Effect = (
     SetMode | ReportHousekeeping | SetHousekeepingPeriod | SetParameter | ReportParameter | SubmitJob
-    | CancelJob | Pong
+    | CancelJob | EraseData | Pong
 )
 """What telecommands ask for; the supervisor carries it out."""
 

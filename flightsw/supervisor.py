@@ -30,6 +30,7 @@ from flightsw.reporting import Counters, Reporting
 from flightsw.sensing import sense
 from flightsw.state import (
     Decision,
+    EraseData,
     Estimate,
     Event,
     Inputs,
@@ -176,6 +177,11 @@ class Supervisor:
             for transition in decision.transitions:
                 if transition.state.is_final:
                     self._runner.end(transition.job_id)
+        for effect in decision.effects:
+            if isinstance(effect, EraseData) and self._custody is not None:
+                obt_s = now_s + self._obt_offset_s
+                gone = self._custody.erase_customer(effect.customer, obt_s, "ground")
+                self._reporting.event(Event("data_erased", (effect.customer, len(gone))), obt_s)
         if decision.mode.name != self._facts.facts.mode or now_s - self._noted_s >= _NOTE_EVERY_S:
             self._noted_s = now_s  # first: facts that cannot be written fail this tick, not every one from now on
             self._facts.note(decision.mode, now_s)

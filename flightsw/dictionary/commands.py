@@ -19,6 +19,7 @@ from flightsw.state import (
     LEGAL_TRANSITIONS,
     CancelJob,
     Effect,
+    EraseData,
     JobSpec,
     Mode,
     Pause,
@@ -283,3 +284,12 @@ def _job_cancel(context: Context, job: int) -> tuple[Effect, ...] | Rejection:
     if job not in context.open_jobs:
         return Rejection(FailureCode.NOT_POSSIBLE, f"job {job} is not open")
     return (CancelJob(job),)
+
+
+@telecommand("data.erase", 8, 1, Arg("customer", "text", "", 0, 80, "Customer whose sealed data is erased."),
+             function=12, hazardous=True, durable=True)
+def _data_erase(_context: Context, customer: str) -> tuple[Effect, ...] | Rejection:
+    """Destroy the keys of a customer's sealed data for good; cancel the customer's open jobs first."""
+    if not customer:
+        return Rejection(FailureCode.NOT_POSSIBLE, "customer is empty: nobody's data")
+    return (EraseData(customer),)

@@ -83,14 +83,15 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(50, "eclipse_entered", _I, "Eclipse entered"),
     EventRow(51, "eclipse_left", _I, "Eclipse left after {0:.0f} s", ("f32",)),
     EventRow(52, "ground_pass", _I, "Pass over {0}: {1:.0f} s, {2:.0f} degrees high", ("text", "f32", "f32")),
-    EventRow(60, "audit_head", _I, "Audit log: record {0} has hash {1}", ("u32", "text")),
-    EventRow(61, "policy_violated", _H, "Job {0} was stopped: {1}", ("u32", "text")),
     EventRow(60, "bundle_accepted", _I, "Bundle {0} is job {1}: {2}'s {3}", ("text", "u32", "text", "text")),
     EventRow(61, "bundle_refused", _M, "Bundle {0} refused: {1}", ("text", "text")),
     EventRow(62, "bundle_repeated", _L, "Bundle {0} is job {1}, known already", ("text", "u32")),
     EventRow(63, "intake_failed", _M, "Intake of bundles: {0}", ("text",)),
     EventRow(70, "sandbox_held", _I, "Sandbox: all of {0} attacks held, in {1:.1f} s", ("u8", "f32")),
     EventRow(71, "sandbox_broken", _H, "Untrusted jobs are refused, the sandbox does not hold: {0}", ("text",)),
+    EventRow(80, "audit_head", _I, "Audit log: record {0} has hash {1}", ("u32", "text")),
+    EventRow(81, "policy_violated", _H, "Job {0} was stopped: {1}", ("u32", "text")),
+    EventRow(82, "data_erased", _M, "Data of {0} erased: {1} keys destroyed", ("text", "u32")),
 )
 
 BY_NAME: dict[str, EventRow] = {row.name: row for row in EVENTS}

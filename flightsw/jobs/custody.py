@@ -8,6 +8,7 @@ A job without a declared policy costs a look-up here, and is logged like any oth
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from flightsw.jobs.ledger import LedgerEntry
 from flightsw.jobs.manifest import Manifest
 from flightsw.jobs.onboard import Bundle
 from flightsw.jobs.policy import BorderWatch, Rule, pause_margin_s
-from flightsw.jobs.vault import KeyEntry, Vault
+from flightsw.jobs.vault import KeyEntry, KeyState, Vault
 from flightsw.state import BanNews, Event, JobSpec, JobState, JobTransition
 
 _EXPIRE_EVERY_S: Final = 60.0
@@ -105,7 +106,11 @@ class Custody:
     def _end(self, change: JobTransition, manifest: Manifest | None, obt_s: float) -> None:
         """Seal what an encrypted job made; from now on its retention runs. One that made nothing keeps no key."""
         self._stopped.pop(change.job_id, None)
-        if change.job_id not in self._vault.entries:
+        entry = self._vault.entries.get(change.job_id)
+        if entry is None:
+            return
+        if entry.state is KeyState.DESTROYED:  # erased while it ran: what it made goes unsealed and unseen
+            shutil.rmtree(self._outputs_of(change.job_id), ignore_errors=True)
             return
         if change.state is not JobState.FINISHED or manifest is None:
             gone = self._vault.erase_job(change.job_id, obt_s, change.state.name.lower())

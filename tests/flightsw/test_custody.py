@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_brain import Flight, spec
+from test_supervisor import Flight as Supervised
 
+from flightsw import mission
+from flightsw.compose import start_unix_s
 from flightsw.dictionary.audit import unpack_record, verify
 from flightsw.errors import StoreError
 from flightsw.jobs.audit import AuditLog
@@ -16,12 +21,24 @@ from flightsw.jobs.custody import Custody
 from flightsw.jobs.ledger import Ledger
 from flightsw.jobs.manifest import DataPolicy, Manifest, load_manifest
 from flightsw.jobs.onboard import Bundle
-from flightsw.jobs.policy import Array, BorderWatch, Region, Regions, Ring
+from flightsw.jobs.policy import (
+    Array,
+    BorderWatch,
+    Region,
+    Regions,
+    Ring,
+    Rule,
+    clearance_rad,
+    load_regions,
+    unit_vectors,
+)
 from flightsw.jobs.vault import KeyState, Vault
+from flightsw.orbit import Orbit, parse_tle
 from flightsw.state import JobSpec, JobState, JobTransition
 from flightsw.store import Store
 
-EXAMPLE = load_manifest(Path(__file__).parents[2] / "examples/jobs/cloud_mask/job.toml")
+ROOT = Path(__file__).parents[2]
+EXAMPLE = load_manifest(ROOT / "examples/jobs/cloud_mask/job.toml")
 BOX = Regions({"BOX": Region([Ring([[-5, 10], [-5, 20], [5, 20], [5, 10]])])}, 1.0, 1e9)
 
 
@@ -109,6 +126,10 @@ def test_a_customer_is_erased_on_somebodys_word(tmp_path: Path) -> None:
     assert {entry.job_id for entry in gone} == {1, 2}
     last = unpack_record(satellite.log.lines()[-1])
     assert (last.actor, last.action.value) == ("ground", "key.destroyed")
+    outputs(tmp_path, 1)
+    satellite.go(1, JobState.FINISHED)
+    assert not (tmp_path / "out-1").exists(), "what it makes after that is nobody's"
+    assert not (tmp_path / "sealed").exists()
 
 
 def test_bans_follow_what_is_on_board_and_what_would_run_against_them_is_stopped_once_said(tmp_path: Path) -> None:
@@ -144,3 +165,114 @@ def test_the_head_goes_down(tmp_path: Path) -> None:
     assert event.name == "audit_head"
     assert satellite.custody.tend(1.0) == ()
     satellite.custody.close()
+
+
+@pytest.mark.parametrize("hours", [3.0, pytest.param(24.0, marks=pytest.mark.long)])
+def test_along_a_real_track_nothing_runs_where_it_may_not_and_promises_hold(hours: float) -> None:
+    """The brain, second by second, with the bans of the watch; the track itself is asked who was right."""
+    rules = {"eu": DataPolicy(regions_allowed=("EU_EEA", "UK", "USA")),
+             "not_us": DataPolicy(regions_forbidden=("USA",))}  # fmt: skip
+    regions = load_regions(ROOT / "missions/regions.toml")
+    flown = mission.load(ROOT / "missions/iss_like.toml")
+    orbit = Orbit(parse_tle(flown.orbit.tle, "iss"))
+    start_s = start_unix_s(flown, "iss")
+    watch = BorderWatch(regions, orbit.ground_track, orbit.tle.epoch_unix_s, start_s)
+    watch.follow({key: Rule(rule, 3.0) for key, rule in rules.items()})
+    flight = Flight()
+    ran: list[tuple[float, str]] = []
+    number, keys = 1, ("eu", "not_us", "")
+    while flight.now_s < hours * 3600.0:
+        jobs = []
+        if int(flight.now_s) % 600 == 0:
+            jobs = [dataclasses.replace(spec(number + i, 150.0, 7200.0, now_s=flight.now_s), manifest=key)
+                    for i, key in enumerate(keys)]  # fmt: skip
+            number += len(keys)
+        decision = flight.tick(bans=watch.news(flight.now_s + 1.0), jobs=jobs)
+        for node in decision.nodes:
+            if node.power_mode >= 2 and node.job_id:
+                ran.append((flight.now_s, keys[(node.job_id - 1) % len(keys)]))
+    for key, rule in rules.items():
+        # A decision holds until the next: a job that runs at a second runs until the one after.
+        seconds = np.array([at_s + more for at_s, own in ran if own == key for more in (0.0, 1.0)])
+        latitude, longitude, _ = orbit.ground_track(seconds + start_s)
+        assert seconds.size > 100
+        assert (clearance_rad(rule, regions, unit_vectors(latitude, longitude))[0] > 0.0).all()
+    assert sum(own == "" for _, own in ran) > 1000
+    assert flight.brain.tally.broken == 0
+    assert flight.events.count("job_held") > 0
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[Callable[[Satellite], Supervised]]:
+    flying: list[Supervised] = []
+
+    def start(satellite: Satellite) -> Supervised:
+        flying.append(Supervised(tmp_path / "flight", custody=satellite.custody))
+        flying[-1].to_compute()
+        return flying[-1]
+
+    yield start
+    for flight in flying:
+        flight.supervisor.close()
+
+
+Launch = Callable[[Satellite], Supervised]
+
+
+def ruled_job(job_id: int, now_s: float, key: str) -> JobSpec:
+    return JobSpec(job_id, f"job{job_id}", 500.0, 1.0, 1.0, now_s, now_s + 4000.0, now_s, manifest=key)
+
+
+def test_the_supervisor_pauses_before_the_border_and_logs_it_all(tmp_path: Path, supervised: Launch) -> None:
+    satellite = Satellite(tmp_path, ruled=manifest(regions_forbidden=("BOX",)), free=manifest())
+    flight = supervised(satellite)
+    flight.inbox.jobs = [ruled_job(1, flight.now_s, "ruled"), ruled_job(2, flight.now_s, "free")]
+    held: list[float] = []
+    while flight.now_s < 500.0:
+        flight.fly(1)
+        if flight.now_s > 10.0:
+            assert 2 in flight.runner.running
+            if 1 not in flight.runner.running:
+                held.append(flight.now_s)
+    assert held[0] == pytest.approx(197.0, abs=1.0)
+    assert held[-1] == pytest.approx(400.0, abs=12.0)
+    assert held == list(np.arange(held[0], held[-1] + 1.0))
+    records = map(unpack_record, satellite.log.lines())
+    ruled = [(r.action.value, r.detail) for r in records if r.object.startswith("job 1")]
+    assert [action for action, _ in ruled] == ["job.received", "job.accepted", "processing.started",
+                                               "processing.paused", "processing.resumed"]  # fmt: skip
+    assert ("processing.paused", "region BOX") in ruled
+    assert not any(action == "policy.violated" for action in satellite.actions())
+    (head, *_) = flight.heard.named("audit_head")
+    assert verify(satellite.log.lines(), {int(head.args[0]): str(head.args[1])}).breaks == ()
+
+
+def test_the_supervisor_stops_what_decide_would_let_run(
+    tmp_path: Path, supervised: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decide hears of no ban: the last look at the position stands alone."""
+    satellite = Satellite(tmp_path, ruled=manifest(regions_forbidden=("BOX",)))
+    monkeypatch.setattr(satellite.custody, "bans", lambda _now_s: satellite.custody._borders.follow(
+        {"ruled": Rule(satellite.bundles["ruled"].manifest.data, 0.0)}) or ())
+    flight = supervised(satellite)
+    flight.inbox.jobs = [ruled_job(1, flight.now_s, "ruled")]
+    while flight.now_s < 300.0:
+        flight.fly(1)
+        assert flight.now_s < 10.0 or (1 in flight.runner.running) == (flight.now_s < 200.0)
+    assert [event.args for event in flight.heard.named("policy_violated")] == [(1, "BOX")]
+
+
+def test_the_ground_erases_a_customer(tmp_path: Path, supervised: Launch) -> None:
+    satellite = Satellite(tmp_path, secret=manifest(encrypt=True))
+    flight = supervised(satellite)
+    flight.inbox.jobs = [ruled_job(1, flight.now_s, "secret")]
+    flight.fly(2)
+    assert satellite.vault.entries[1].state is KeyState.ACTIVE
+    request = flight.command("data.erase", EXAMPLE.customer)
+    flight.fly(1)
+    assert flight.stages(request) == [1, 7]
+    assert satellite.vault.entries[1].state is KeyState.DESTROYED
+    assert [event.args for event in flight.heard.named("data_erased")] == [(EXAMPLE.customer, 1)]
+    refused = flight.command("data.erase", "")
+    flight.fly(1)
+    assert flight.stages(refused) == [2]

@@ -22,6 +22,7 @@ from flightsw.errors import StoreError
 from flightsw.facts import FactFile, Facts
 from flightsw.guardian import GuardianHealth, GuardianStatus, InProcessGuardian
 from flightsw.jobs.base import Placement
+from flightsw.jobs.custody import Custody
 from flightsw.jobs.ledger import Ledger, LedgerEntry
 from flightsw.link.coding import CaduSynchroniser
 from flightsw.link.frames import TmDeframer
@@ -189,13 +190,14 @@ class Heard(NamedTuple):
 class Flight:
     """A supervisor with its scripted surroundings in `folder`; `fly` runs ticks of one second."""
 
-    def __init__(self, folder: Path, flown: mission.Mission = MISSION, *, always_transmit: bool = True) -> None:
+    def __init__(self, folder: Path, flown: mission.Mission = MISSION, *, always_transmit: bool = True,
+                 custody: Custody | None = None) -> None:
         self.board, self.runner = ScriptedBoard(), ScriptedRunner()
         self.inbox, self.port = ScriptedInbox(), ScriptedPort()
         self.guardian = MortalGuardian(compose.guardian_config(flown))
         self.folder = folder
         parts = compose.Parts(self.board, self.guardian, self.runner, self.inbox, self.port,
-                              always_transmit=always_transmit)
+                              always_transmit=always_transmit, custody=custody)
         self.supervisor: Supervisor = compose.build(flown, MISSION_FILE.read_text(), parts, folder, "m.toml")
         self.now_s = 0.0
         self._seq_count = 0
