@@ -1,4 +1,4 @@
-"""The flight program and its command line: `flightsw run`, `flightsw check`, `flightsw sensors`.
+"""The flight program and its command line: `flightsw run`, `flightsw check`, `flightsw sensors`, `flightsw job`.
 
 The composition root of what flies: it opens ports, state and guardian, builds the parts, runs the loop, and turns
 errors into one line and an exit code. Everything that decides is below and knows nothing of this file.
@@ -32,7 +32,10 @@ from flightsw.errors import BoardError, ConfigError, FlightError
 from flightsw.executive import BusyMeter, Executive, GroundOnly, KeptGuardian, StopRequest, hold, resume_time_s
 from flightsw.facts import FactFile
 from flightsw.guardian import ProcessGuardian
-from flightsw.jobs.onboard import OnboardJobs, load_bundles
+from flightsw.jobs import author
+from flightsw.jobs.customers import load_customers
+from flightsw.jobs.intake import Intake
+from flightsw.jobs.onboard import Bundle, OnboardJobs, load_bundles
 from flightsw.jobs.policy import Regions, load_regions
 from flightsw.jobs.runner import ProcessRunner
 from flightsw.jobs.sandbox import probe
@@ -42,6 +45,7 @@ from flightsw.mission import Mission
 from flightsw.orbit import Orbit, parse_tle
 from flightsw.physics.units import J_PER_WH, KELVIN
 from flightsw.state import NODE_COUNT_MAX, Bounded, Estimate, Event, Quality, Readings
+from flightsw.supervisor import Inbox
 
 EXIT_OK, EXIT_USAGE, EXIT_DEVICE = 0, 2, 3
 
@@ -61,6 +65,8 @@ examples:
         what a mission file means: orbit, eclipses, passes, power
   flightsw sensors --board raspberry_pi
         which sensors this machine has, and which it would need
+  flightsw job --help
+        make jobs: from an empty folder to a signed bundle
   flightsw run --mission missions/iss_like.toml --port /dev/ttyUSB0
         fly: this machine's sensors, its processes as jobs, the ground at the other end of the port
 
@@ -69,7 +75,8 @@ exit codes: 0 ended as asked, 2 wrong use or configuration, 3 device, port or st
 _RUN_HELP = """\
 Fly the mission on this machine until SIGTERM or SIGINT. Sensors are this machine's own (see `flightsw sensors`) or,
 with --rig-port, those of a simulated satellite. Jobs named in a `job.submit` telecommand run as processes: the name is
-the id of a manifest in --jobs. Power caps go through the guardian, a small program of its own that drops them to the
+the id of a manifest in --jobs. With --customers, signed bundles in the inbox are checked and become jobs by
+themselves. Power caps go through the guardian, a small program of its own that drops them to the
 floor when this one stops renewing them. A satellite that lacks the sensors it needs flies, answers, and keeps its
 compute off.
 """
@@ -142,7 +149,8 @@ def _run(options: argparse.Namespace) -> int:
         custody = custody_of(mission, where, bundles, regions, lambda job_id: processes.folder(job_id) / "out", folder,
                              os.urandom, noted_s)
         supervisor = build(mission, options.mission.read_text("utf-8"),
-                           Parts(board, guardian, jobs, GroundOnly(), port, options.always_transmit,
+                           Parts(board, guardian, jobs, _inbox(options, mission, folder, bundles, attacked), port,
+                                 options.always_transmit,
                                  boot_events=(_sandbox_event(attacked),), custody=custody), folder, where)
         stack.callback(supervisor.close)
         clock = MonotonicClock(options.rate, resume_time_s(folder, noted_s, options.rate))
@@ -156,6 +164,18 @@ def _run(options: argparse.Namespace) -> int:
         Executive(supervisor, clock, stop, ports, _reporter(rig, guardian, jobs, mission.compute.nodes)).run()
     print("flightsw: ended as asked; jobs ended, caps at the floor, recording closed", flush=True)
     return EXIT_OK
+
+
+def _inbox(options: argparse.Namespace, mission: Mission, folder: Path, bundles: dict[str, Bundle],
+           attacked: SelfTest) -> Inbox:
+    """Where signed bundles come in, when there are customers."""
+    if options.customers is None:
+        return GroundOnly()
+    working = {mode.name: mode.draw_w for mode in mission.compute.modes if mode.rate > 0.0}
+    missing = ", ".join(finding.threatens for finding in attacked.broken)
+    return Intake(options.inbox or folder / "inbox", folder / "bundles", load_customers(options.customers), working,
+                  start_unix_s(mission, str(options.mission)), bundles,
+                  f"this machine does not hold back {missing}" if missing else "")
 
 
 def _sandbox_event(attacked: SelfTest) -> Event:
@@ -352,6 +372,10 @@ def _parser() -> argparse.ArgumentParser:
                      help="job bundles, DIR/*/job.toml (default: the examples)")
     run.add_argument("--regions", type=Path, metavar="FILE",
                      help="outlines that data policies name (default: regions.toml beside the mission file)")
+    run.add_argument("--customers", type=Path, metavar="FILE",
+                     help="who may submit signed bundles (TOML); without it none are taken")
+    run.add_argument("--inbox", type=Path, metavar="DIR",
+                     help="where signed bundles arrive, DIR/*.job (default: <state>/inbox)")
     run.add_argument("--always-transmit", action="store_true",
                      help="keep the transmitter on outside passes: the ground is at the other end of a cable")
     _add_board_arguments(run)
@@ -375,6 +399,8 @@ def _parser() -> argparse.ArgumentParser:
     sensors.add_argument("--mission", type=Path, metavar="FILE", help="expect this mission's nodes, and say what is "
                                                                       "missing for it")
     _add_board_arguments(sensors)
+
+    author.add_parser(commands.add_parser("job", help="make, check, pack and sign jobs for the satellite"))
     return parser
 
 
