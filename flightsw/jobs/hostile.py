@@ -14,10 +14,10 @@ import contextlib
 import ctypes
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +28,10 @@ _PTRACE_ATTACH = 16
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+def _wait(duration_s: float) -> None:
+    select.select([], [], [], duration_s)
+
+
 def fork_bomb() -> str:
     """Fork until it is refused, or 200 times."""
     children: list[int] = []
@@ -35,7 +39,7 @@ def fork_bomb() -> str:
         while len(children) < _PROCESSES_TOO_MANY:
             child = os.fork()
             if child == 0:
-                time.sleep(30.0)
+                _wait(30.0)
                 os._exit(0)
             children.append(child)
     except OSError as e:
@@ -54,7 +58,7 @@ def memory_hog(limit_mb: str) -> str:
             taken.append(bytearray(b"x") * _MB)
     except MemoryError:
         return f"HELD at {len(taken)} MB"
-    time.sleep(5.0)  # whoever counts now and then needs time to count
+    _wait(5.0)  # whoever counts now and then needs time to count
     return f"BROKE: {len(taken)} MB"
 
 
@@ -63,9 +67,9 @@ def memory_herd(limit_mb: str) -> str:
     for _ in range(4):
         if os.fork() == 0:
             kept = bytearray(b"x") * (3 * int(limit_mb) * _MB // 4)
-            time.sleep(30.0)
+            _wait(30.0)
             os._exit(len(kept) % 2)
-    time.sleep(5.0)
+    _wait(5.0)
     return "BROKE: three times the memory, for five seconds"
 
 
@@ -77,7 +81,7 @@ def shared_memory(limit_mb: str) -> str:
             whole[at] = 1
     except (OSError, ValueError) as e:
         return f"HELD: {e}"
-    time.sleep(5.0)
+    _wait(5.0)
     return "BROKE: three times the memory, shared, for five seconds"
 
 
@@ -91,7 +95,7 @@ def disk_filler(limit_mb: str) -> str:
                 os.fsync(file.fileno())
     except OSError as e:
         return f"HELD: {e.strerror}"
-    time.sleep(5.0)
+    _wait(5.0)
     return "BROKE: three times the disk, for five seconds"
 
 
@@ -178,7 +182,7 @@ def leave_session() -> str:
     if os.fork() == 0:
         with contextlib.suppress(OSError):
             os.setsid()
-            time.sleep(30.0)
+            _wait(30.0)
         os._exit(0)
     if os.fork() == 0:
         try:
@@ -222,7 +226,7 @@ def quiet() -> str:
     Path("work/secret").write_text("secret")
     Path("work/ready").touch()
     while True:
-        time.sleep(60.0)
+        _wait(60.0)
 
 
 ATTACKS: dict[str, Callable[..., str]] = {

@@ -115,12 +115,13 @@ class ProcessRunner:
 
     def __init__(self, run_folder: Path, interpreter: Path, sandbox: Sandbox = BARE) -> None:
         """Keep job folders in `run_folder`; `interpreter` is the Python that launches jobs and that they find
-        first on their path. `sandbox` holds every job.
+        first on their path. `sandbox` holds every job. Ends what a killed supervisor left there.
         """
-        self._run_folder = run_folder
+        self._run_folder = run_folder.resolve()  # jobs have another working directory
         self._interpreter = interpreter
         self._sandbox = sandbox
         self._jobs: dict[int, _Job] = {}
+        _end_orphans(self._run_folder)
 
     def start(
         self, job_id: int, manifest: Manifest, bundle: Path, *, again: bool = False, expected_sha256: str = ""
@@ -533,6 +534,25 @@ class _Job:
         # The job writes this file: what is no number of units that can be is not believed.
         if text.isdigit() and int(text) <= self.manifest.work_units:
             self._units_done = int(text)
+
+
+def _end_orphans(run_folder: Path) -> None:
+    """Kill launchers whose supervisor died before they bound their end to its own.
+
+    They would see that themselves, were it not that the guardian stops a group that is leased no more.
+    """
+    for name in os.listdir("/proc"):  # noqa: PTH208 - names are what is wanted
+        if not name.isdigit():
+            continue
+        with contextlib.suppress(OSError, ValueError, TypeError, IndexError):
+            words = Path("/proc", name, "cmdline").read_bytes().decode().split("\0")
+            at = words.index(launch.__file__)
+            order = launch.Order(*json.loads(words[at + 2]))
+            parent_pid = int(Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[1])
+            if words[at + 1] == "outside" and Path(order.folder).parent == run_folder and (
+                parent_pid != order.parent_pid
+            ):
+                os.kill(int(name), signal.SIGKILL)
 
 
 def _prepare(folder: Path, manifest: Manifest, bundle: Path, sandbox: Sandbox) -> tuple[int, bool]:

@@ -140,6 +140,7 @@ def probe(run_folder: Path, interpreter: Path) -> Sandbox:
 
     Tries, does not guess: containers, old kernels and security modules forbid what looks allowed.
     """
+    run_folder = run_folder.resolve()
     bwrap, root = shutil.which("bwrap") or "", os.geteuid() == 0
     facts = run_folder.stat()  # names this satellite's jobs: two flight programs on one machine do not share them
     cgroups, why = open_tree(f"flightsw-{facts.st_dev:x}-{facts.st_ino:x}", disk=_disk_of(run_folder))

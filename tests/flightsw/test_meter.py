@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,15 +105,9 @@ def test_overdraw_is_charged() -> None:
 
 
 def test_a_session_is_read_whole() -> None:
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        ballast = bytearray(b"x") * (32 << 20)
-        if os.fork() == 0:
-            while True:
-                pass
-        while len(ballast):
-            pass
+    source = "import os; ballast = bytearray(b'x') * (32 << 20); os.fork()\nwhile len(ballast): pass"
+    leader = subprocess.Popen([sys.executable, "-I", "-S", "-c", source], start_new_session=True)
+    child = leader.pid
     try:
         usage = read_sessions({child: 1 << 40})[child]
         while len(usage.processes) < 2 or usage.core_s < 0.1 or usage.memory_octets < 60 << 20:
@@ -122,7 +118,7 @@ def test_a_session_is_read_whole() -> None:
     finally:
         for pid in (*read_sessions({child: 1 << 40})[child].processes,):
             os.kill(pid, 9)
-        os.waitpid(child, 0)
+        leader.wait()
     assert len(others) == 1
     assert read_sessions({}) == {}
 

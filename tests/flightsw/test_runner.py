@@ -333,6 +333,32 @@ def test_a_job_dies_with_a_killed_supervisor(tmp_path: Path) -> None:
         time.sleep(0.005)
 
 
+def test_a_launcher_that_was_stopped_as_its_supervisor_died_is_ended_by_the_next(tmp_path: Path) -> None:
+    folder = bundle(tmp_path, "open('out/result', 'w')")
+    source = (
+        "import os, signal, sys, time; from pathlib import Path\n"
+        "from flightsw.jobs.manifest import load_manifest\n"
+        "from flightsw.jobs.runner import ProcessRunner\n"
+        "runner = ProcessRunner(Path(sys.argv[2]), Path(sys.executable))\n"
+        "pid = runner.start(1, load_manifest(Path(sys.argv[1], 'job.toml')), Path(sys.argv[1]))\n"
+        "os.kill(pid, signal.SIGSTOP); print(pid, flush=True); time.sleep(600)\n"
+    )
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", source, str(folder), str(tmp_path / "run")], stdout=subprocess.PIPE
+    )
+    assert supervisor.stdout is not None
+    pid = int(supervisor.stdout.readline())
+    supervisor.stdout.close()
+    supervisor.kill()
+    supervisor.wait()
+    assert process_state(pid) == "T"
+    ProcessRunner(tmp_path / "other", PYTHON).close()
+    assert process_state(pid) == "T", "another satellite's launcher was ended"
+    ProcessRunner(tmp_path / "run", PYTHON).close()
+    while not gone(pid):
+        time.sleep(0.005)
+
+
 def test_what_is_and_is_not_enforced_is_said() -> None:
     assert any("memory" in line for line in limits_enforced())
     assert any("network" in line for line in limits_not_enforced())

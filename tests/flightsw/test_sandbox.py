@@ -112,6 +112,18 @@ def test_an_ordinary_job_with_numpy_and_a_child_does_its_work(start) -> None:  #
     assert report.written_octets > 0
 
 
+def test_a_relative_run_folder_is_the_same_one(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = ProcessRunner(Path("run"), PYTHON, sandbox)
+    (tmp_path / "job.py").write_text(
+        "import os; assert os.environ['FLIGHTSW_JOB_DIR'] == os.getcwd(); open('out/result', 'w')")
+    runner.start(1, parse_manifest(MANIFEST.encode(), "x"), tmp_path)
+    assert final(runner).state is ProcessState.FINISHED, log_of(runner)
+    runner.close()
+
+
 def test_a_job_sees_itself_alone(start, walled: Sandbox) -> None:  # type: ignore[no-untyped-def]
     runner = start(
         "assert os.getuid() != 0\n"
