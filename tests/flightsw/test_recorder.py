@@ -16,6 +16,8 @@ from flightsw.dictionary.sensors import SENSORS
 from flightsw.errors import StoreError
 from flightsw.recorder import Recorder, Start, Tick, fingerprint, read_recording
 from flightsw.state import (
+    Ban,
+    BanNews,
     Decision,
     Event,
     Inputs,
@@ -86,9 +88,9 @@ ANY_READINGS = st.lists(
     min_size=COUNT, max_size=COUNT,
 )
 ANY_INPUTS = st.builds(
-    lambda now_s, rows, received, submitted, progress, answers: Inputs(
+    lambda now_s, rows, received, submitted, progress, answers, bans: Inputs(
         now_s, Readings(now_s, *(tuple(column) for column in zip(*rows, strict=True))),
-        tuple(received), tuple(submitted), tuple(progress), answers,
+        tuple(received), tuple(submitted), tuple(progress), answers, bans=tuple(bans),
     ),
     FINITE, ANY_READINGS,
     st.lists(st.builds(Received, UINT32, st.integers(0, 255), st.integers(0, 255), st.binary(max_size=40)),
@@ -96,6 +98,8 @@ ANY_INPUTS = st.builds(
     st.lists(SPECS, max_size=2),
     st.lists(st.builds(JobProgress, UINT32, FINITE, st.booleans(), st.booleans(), TEXT), max_size=2),
     st.booleans(),
+    st.lists(st.builds(BanNews, TEXT, FINITE, FINITE, st.lists(st.builds(Ban, FINITE, FINITE, TEXT), max_size=2)
+                       .map(tuple)), max_size=2),
 )
 
 
