@@ -8,11 +8,26 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_brain import Flight, spec
+from reference_satellite import estimate
+from test_brain import Flight, M, spec
 
+from flightsw.decide.accounts import Accounts
+from flightsw.decide.admission import Desk
 from flightsw.decide.capacity import CapacityCurve
 from flightsw.decide.windows import NO_WINDOWS, NOT_KNOWN, Windows
-from flightsw.state import Ban, BanNews, JobSpec, JobState, JobView, Pause, Plan
+from flightsw.state import (
+    Ban,
+    BanNews,
+    JobSpec,
+    JobState,
+    JobView,
+    Mode,
+    Pause,
+    Plan,
+    Promise,
+    Refusal,
+    RefusalReason,
+)
 
 JOB = JobSpec(1, "mask", 100.0, 1.0, 1.0, 0.0, 1000.0, 0.0, Pause.STOP_CONTINUE, "eu_only")
 FREE_JOB = replace(JOB, job_id=2, manifest="any")
@@ -153,3 +168,23 @@ def test_nothing_runs_under_a_ban_and_no_promise_is_broken_by_one(bans: list[tup
         banned = any(a <= flight.now_s < b for a, b, _ in spans)
         assert not banned or not any(node.power_mode >= 2 and node.job_id for node in decision.nodes)
     assert flight.brain.tally.broken == 0
+
+
+def test_lawful_time_in_which_the_plan_affords_nothing_is_no_time() -> None:
+    """Banned while the sun shines, lawful in the dark: there is time enough, and no power in it."""
+    lit, dark, rate = 2000.0, 4000.0, 4.0
+    sun = Plan(0.0, (lit, dark), (100.0, 0.0), (rate, 0.0), 0.9, 0.0, 10.0, "battery_floor_frac", False)
+    state = estimate(0.0)
+    accounts = Accounts(M)
+    accounts.follow(sun, 1.0, (), M.parameters["battery_floor_frac"])
+    asked = ruled(1, 300.0, dark)
+
+    def answered(windows: Windows) -> Promise | Refusal:
+        return Desk([], sun, accounts.room(0.0, []), state, Mode.COMPUTE, M, windows).answer(asked)
+
+    assert isinstance(answered(NO_WINDOWS), Promise)
+    assert isinstance(answered(known((lit, dark, "US"))), Promise)
+    refused = answered(known((0.0, lit - 50.0, "US")))
+    assert isinstance(refused, Refusal)
+    assert refused.reasons == (RefusalReason.POLICY,)
+    assert (refused.binding_limit, refused.binding_at_s) == ("region US", 0.0)
