@@ -30,12 +30,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from flightsw.clock import MonotonicClock
 from flightsw.compose import guardian_config
 from flightsw.dictionary.commands import Value, parse_text_argument
 from flightsw.dictionary.sensors import INDEX
 from flightsw.errors import ConfigError, LinkError
 from flightsw.guardian import GuardianHealth, GuardianStatus, NodeInForce, ProcessGuardian
+from flightsw.jobs import bundle
 from flightsw.jobs.ledger import Ledger
 from flightsw.link.serial_port import SerialPort
 from flightsw.state import Mode
@@ -51,6 +54,8 @@ from hil.scenario import Scenario, find, load
 
 RIG_BAUD = 921_600
 START_WITHIN_S = 30.0
+_EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "jobs"
+_INBOX, _CUSTOMERS = "inbox", "customers.toml"
 _LATE_S = 0.5
 _FLOOR_STEP_S = 0.002  # how often the cap files are looked at once the supervisor is killed
 _LEASE_SLACK_S = 0.25  # a turn of the guardian (50 ms) and this machine's scheduling
@@ -85,7 +90,22 @@ class Options:
     kill_at_s: float | None = None
     restart_after_s: float | None = None
     interactive: bool = False
-    jobs: Path | None = None  # job bundles; None for the flight program's own choice
+    jobs: Path | None = None  # job folders; None for the flight program's own choice
+    signed: bool = False  # hand each of them over as a signed bundle as well
+
+
+def hand_over(jobs: Path, folder: Path) -> None:
+    """Put every job of `jobs` into the inbox of `folder`, signed for its customer with a key that is then forgotten."""
+    inbox = folder / _INBOX
+    inbox.mkdir(parents=True)
+    keys: dict[str, Ed25519PrivateKey] = {}
+    for path in sorted(jobs.glob("*/job.toml")):
+        packed = bundle.pack(path.parent)
+        key = keys.setdefault(bundle.examine(packed).manifest.customer, Ed25519PrivateKey.generate())
+        (inbox / f"{path.parent.name}{bundle.SUFFIX}").write_bytes(bundle.sign(packed, key))
+    (folder / _CUSTOMERS).write_text("".join(
+        f'[[customer]]\nname = "{name}"\npublic_key = "{key.public_key().public_bytes_raw().hex()}"\ntrusted = true\n'
+        for name, key in keys.items()))
 
 
 _Step = tuple[float, str, tuple[Value, ...]]  # when, verb, arguments
@@ -334,6 +354,8 @@ class SerialBench:
             "--state", str(self._folder / "flight"), "--run-dir", str(run_folder), "--rate", f"{options.rate:g}",
         ]
         words += ["--jobs", str(options.jobs)] if options.jobs else []
+        if options.signed:
+            words += ["--customers", str(self._folder / _CUSTOMERS), "--inbox", str(self._folder / _INBOX)]
         return words + ["--always-transmit"] * (scenario.link.contact == "always")
 
     def _await_greeting(self, flight: FlightProcess, plant: PlantLink, port: SerialPort) -> MonotonicClock | None:
@@ -631,7 +653,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
                         help='mission time to fly, in place of the scenario\'s: seconds, or like "10 min"')
     parser.add_argument("--rate", type=float, default=1.0, metavar="X",
                         help="mission time runs X times as fast, 0.1 to 20 (default: real time)")
-    parser.add_argument("--jobs", type=Path, metavar="DIR", help="job bundles, DIR/*/job.toml (the examples)")
+    parser.add_argument("--jobs", type=Path, metavar="DIR", help="job folders, DIR/*/job.toml (the examples)")
+    parser.add_argument("--signed", action="store_true",
+                        help="pack those jobs, sign them with a key made for this run, and put them into the inbox")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where runs are kept (out)")
     parser.add_argument("--interactive", action="store_true",
                         help="take telecommands from standard input as well, a line each, like: mode COMPUTE")
@@ -653,7 +677,10 @@ def _serial(arguments: argparse.Namespace) -> int:
         duration += " s"
     scenario = load(find(arguments.scenario), seed=arguments.seed, duration=duration)
     folder = run.new_folder(arguments.out, scenario)
-    options = Options(arguments.rate, arguments.kill_at, arguments.restart_after, arguments.interactive, arguments.jobs)
+    options = Options(arguments.rate, arguments.kill_at, arguments.restart_after, arguments.interactive, arguments.jobs,
+                      arguments.signed)
+    if options.signed:
+        hand_over(options.jobs or _EXAMPLES, folder)
     _print_line(f"flying {scenario.id}: {scenario.duration_s:.0f} s of mission {scenario.mission.name} at "
                 f"{options.rate:g} times real time; everything is kept in {folder}")
     with _interruptible():
