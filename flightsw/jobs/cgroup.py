@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,6 +20,7 @@ CONTROLLERS: Final = ("cpu", "memory", "pids", "io")
 
 _SUPERVISOR: Final = "supervisor"
 _LEFT_BEHIND_MAX: Final = 16
+_CLOSE_TRIES, _CLOSE_WAIT_S = 50, 0.01
 _CPU_PERIOD_US: Final = 100_000
 
 
@@ -46,12 +48,27 @@ class CgroupTree:
         """Use the folder `root`; `disk` is the `major:minor` of the device that `io_octets_s` is about."""
         self.root = root
         self._disk = disk
+        self._dying: set[Path] = set()  # of ended jobs, while the kernel still counts a process in them
         self.controllers: frozenset[str] = frozenset(_words(root / "cgroup.subtree_control")) & set(CONTROLLERS)
 
     def close(self) -> None:
-        """Remove the tree; where a job still runs in it, it stays."""
-        with contextlib.suppress(OSError):
-            self.root.rmdir()
+        """Remove the tree, when the last killed process has died; where a job runs on, it stays."""
+        self._dying.update(self.root.glob("job-*"))
+        for _ in range(_CLOSE_TRIES):
+            self._sweep()
+            with contextlib.suppress(OSError):
+                self.root.rmdir()
+            if not self.root.exists():
+                return
+            select.select([], [], [], _CLOSE_WAIT_S)
+
+    def _sweep(self) -> None:
+        """Remove the cgroups of ended jobs that are empty by now."""
+        for path in tuple(self._dying):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            if not path.exists():
+                self._dying.discard(path)
 
     def make(self, job_id: int, limits: Limits) -> Cgroup:
         """Make the job's cgroup and set its limits. JobError when the kernel refuses one that it offers."""
@@ -66,6 +83,7 @@ class CgroupTree:
             settings.append(("cpu", "cpu.max", f"{int(limits.cores * _CPU_PERIOD_US)} {_CPU_PERIOD_US}"))
         if limits.io_octets_s and self._disk:
             settings.append(("io", "io.max", f"{self._disk} wbps={limits.io_octets_s}"))
+        self._sweep()
         try:
             path = self._fresh(f"job-{job_id:010d}")
             for controller, name, value in settings:
@@ -74,7 +92,7 @@ class CgroupTree:
                     (path / name).write_text(value)
         except OSError as e:
             raise JobError(f"job {job_id}: cgroup {e.filename or self.root}: {e.strerror}") from e
-        return Cgroup(path)
+        return Cgroup(path, self._dying)
 
     def _fresh(self, name: str) -> Path:
         """Make a new folder; clear away those left by supervisors that were killed, or pass over what still dies."""
@@ -84,6 +102,7 @@ class CgroupTree:
                 path.rmdir()
             if not path.exists():
                 path.mkdir()
+                self._dying.discard(path)
                 return path
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(self.root / name))
 
@@ -91,8 +110,10 @@ class CgroupTree:
 class Cgroup:
     """One job's cgroup; it outlives the job's processes until `remove`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, dying: set[Path] | None = None) -> None:
+        """Speak for the folder `path`; what cannot be removed at once goes into `dying`."""
         self.path = path
+        self._dying = set() if dying is None else dying
 
     @property
     def entry(self) -> str:
@@ -132,9 +153,11 @@ class Cgroup:
         return _table(self.path / "memory.events").get("oom_kill", 0) > 0
 
     def remove(self) -> None:
-        """Remove it; one that still holds a process stays, and `make` clears it away."""
-        with contextlib.suppress(OSError):
+        """Remove it; one in which a killed process has not died yet is removed with the next `make`."""
+        try:
             self.path.rmdir()
+        except OSError:
+            self._dying.add(self.path)
 
     def _write(self, name: str, value: str) -> None:
         with contextlib.suppress(FileNotFoundError):
