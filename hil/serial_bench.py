@@ -220,7 +220,7 @@ class FlightProcess:
     def jobs(self) -> dict[int, int]:
         """Job processes now: job id by process number."""
         found = {}
-        for pid in _children(self.pid):
+        for pid in _descendants(self.pid):
             with contextlib.suppress(OSError, ValueError):
                 folder = Path(f"/proc/{pid}/cwd").readlink()
                 if folder.parent == self._jobs_folder:
@@ -228,11 +228,13 @@ class FlightProcess:
         return found
 
 
-def _children(pid: int) -> list[int]:
+def _descendants(pid: int) -> list[int]:
+    """Processes below one; a job is some way down, behind its sandbox program."""
     try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+    return children + [below for child in children for below in _descendants(child)]
 
 
 def _is_alive(pid: int) -> bool:
