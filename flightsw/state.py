@@ -44,6 +44,7 @@ class Quality(IntEnum):
     NOT_FINITE = 3
     OUT_OF_RANGE = 4
     NOT_FITTED = 5
+    IMPLAUSIBLE = 6
 
 
 class RawReading(NamedTuple):

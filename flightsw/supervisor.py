@@ -16,6 +16,7 @@ from flightsw.decide.estimator import Estimator
 from flightsw.dictionary.telemetry import MISSING
 from flightsw.errors import FlightError, StoreError
 from flightsw.facts import FactFile
+from flightsw.fdir.plausibility import Plausibility
 from flightsw.guardian import GuardianHealth, GuardianLink, GuardianStatus
 from flightsw.jobs.base import Placement, Runner
 from flightsw.jobs.custody import Custody
@@ -77,6 +78,7 @@ class Supervisor:
         self._recorder = recorder
         self._facts = facts
         self._noted_s = facts.facts.now_s
+        self._plausibility = Plausibility(mission)
         self._estimator = Estimator(mission, forecaster)
         self._obt_offset_s = obt_offset_s
         self._boot_count = boot_count
@@ -116,7 +118,9 @@ class Supervisor:
         self._ticks += 1
         try:
             self.listen()
-            readings = sense(self._board, now_s)
+            readings, doubts = self._plausibility.judge(sense(self._board, now_s))
+            for doubt in doubts:
+                self._reporting.event(doubt, now_s + self._obt_offset_s)
             estimate = self._estimator.update(readings, self._brain.parameters["blind_after_s"])
             decision = self._decide(now_s, readings, estimate)
             self._act(now_s, decision)
