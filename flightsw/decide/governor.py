@@ -6,8 +6,10 @@ pessimistic end and the estimate at its worst bound, to the end of the next ecli
 touched, the caps are safe now: whatever happens later, shedding at the next check keeps every limit. More
 load never cools a node nor charges the battery (all thermal couplings push temperatures together, and
 the battery falls with load), so the pessimistic corner covers the whole box of parameters. The argument
-stops where more heat could help: the battery heater, which the rollout keeps running. Reductions are always
-allowed. The governor shares the flight model with the planner, but no state and no decision.
+stops where more heat could help: the battery heater, which the rollout keeps running; and at conductances, which
+have no worse end, so that each end that is the worst for some limit is rolled out (`model.CONDUCTANCE_ENDS`).
+Reductions are always allowed. The governor shares the flight model with the planner, but no state and no decision.
+`hil governor-search` looks for a state from which the shed comes too late.
 """
 
 from __future__ import annotations

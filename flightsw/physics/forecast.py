@@ -110,16 +110,15 @@ class Forecaster:
         topology = model.topology(mission)
         self._levels = Rollout(topology, n_lanes=_LANES, n_steps=self._horizon_steps, n_slots=64, dt_s=STEP_S,
                                trace=True)
-        self._backup = Rollout(topology, n_lanes=1, n_steps=self._horizon_steps, n_slots=2, dt_s=STEP_S,
-                               precision=64)
+        self._backup = Rollout(topology, n_lanes=len(model.CONDUCTANCE_ENDS), n_steps=self._horizon_steps, n_slots=2,
+                               dt_s=STEP_S, per_lane=("link_w_k",), policy_per_lane=False, precision=64)
         # Nominal and worst; lanes are the plan and the present draw.
         self._corners = tuple(Rollout(topology, n_lanes=2, n_steps=self._ahead_slots * _SLOT_STEPS,
                                       n_slots=self._ahead_slots, dt_s=STEP_S, trace=True) for _ in _CORNERS)
         self._filled: dict[Rollout, Learnt] = {}
         for rollout, caution in ((self._levels, PLAN_CAUTION), (self._backup, 1.0),
                                  *zip(self._corners, _CORNERS, strict=True)):
-            model.fill_constants(rollout, mission, caution)
-            self._filled[rollout] = AS_DESIGNED
+            self._fill(rollout, caution, AS_DESIGNED)
         for rollout in self._corners:
             rollout.slot_steps[:] = _SLOT_STEPS
         self._off_w = mission.compute.modes[0].draw_w
@@ -268,9 +267,9 @@ class Forecaster:
             rollout.compute_w[0, i, 0] = watts
             rollout.compute_w[1, i, 0] = self._off_w
         rollout.run()
-        step = int(rollout.first_crossing_step[0])
+        step = min((step for step in rollout.first_crossing_step.tolist() if step >= 0), default=-1)
         # The highest include the start: what is beyond its limit now counts, even if it cools within a step.
-        margins_k = rollout.params["limit_k"][:, 0] - rollout.max_temperature_k[:, 0]
+        margins_k = rollout.params["limit_k"][:, 0] - rollout.max_temperature_k.max(axis=1)
         hottest = int(np.argmin(margins_k))
         if step < 0 and margins_k[hottest] >= 0.0:
             return "", 0.0
@@ -297,8 +296,7 @@ class Forecaster:
         rollout.heat_w[:steps] = self._heat_w[first:first + steps]
         rollout.tx_w[:steps] = self._tx_w[first:first + steps]
         if estimate.learnt != self._filled[rollout]:
-            model.fill_constants(rollout, self._mission, caution, estimate.learnt)
-            self._filled[rollout] = estimate.learnt
+            self._fill(rollout, caution, estimate.learnt)
         rows, at = rollout.params, self._at
         start_k, limits = rows["temperature_k"], rows["limit_k"]
         margin_k = self._mission.margins.temperature_k
@@ -330,6 +328,13 @@ class Forecaster:
         floor_frac = max(parameters["battery_floor_frac"], parameters["battery_cutoff_frac"])
         rows["battery_floor_j"][0, 0] = floor_frac * capacity_j
         rows["battery_cutoff_j"][0, 0] = 0.0
+
+    def _fill(self, rollout: Rollout, caution: float, learnt: Learnt) -> None:
+        """Write the satellite's parameters, as learnt, into a rollout's rows."""
+        model.fill_constants(rollout, self._mission, caution, learnt)
+        if rollout is self._backup:
+            model.fill_conductances(rollout, self._mission, learnt)
+        self._filled[rollout] = learnt
 
     def ahead(self, estimate: Estimate, plan: Plan, draws_w: Sequence[float], parameters: Mapping[str, float]) -> Ahead:
         """Roll out the plan, and the nodes' present `draws_w` going on, over three orbits at both corners.

@@ -64,6 +64,27 @@ def metered_frac(mission: Mission) -> float:
     return min(mission.margins.draw_frac, SENSORS[INDEX["node0_w"]].accuracy / efficient_w)
 
 
+_DIE_LINK_FRAC, _PLATE_LINK_FRAC = 0.10, 0.05
+"""How far conductances may be off: interfaces are made by hand, and a die is quicker than the lump that it is part of.
+Without, `hil governor-search` found dies 0.5 K and plates 0.1 K beyond their limits."""
+
+CONDUCTANCE_ENDS = ((False, False), (True, False), (True, True))
+"""Ways from die to plate and from plate to radiator that are bad (False) or good: each end is the worst for one limit.
+A bad one keeps the heat where it is, a good one brings a die's heat to the plate, or both to the radiator, at once."""
+
+
+def fill_conductances(rollout: Rollout, mission: Mission, learnt: Learnt = AS_DESIGNED) -> None:
+    """Write one of `CONDUCTANCE_ENDS` into each lane of a rollout whose links are per lane."""
+    dies = mission.compute.nodes
+    ways = [(mission.thermal.die_to_plate_w_k, link, _DIE_LINK_FRAC) for link in learnt.die_links or (None,) * dies]
+    ways.append((mission.thermal.plate_to_radiator_w_k, learnt.plate_link, _PLATE_LINK_FRAC))
+    for lane, ends in enumerate(CONDUCTANCE_ENDS):
+        for i, (design_w_k, link, margin_frac) in enumerate(ways):
+            best = 1.0 if link is None else link.frac
+            good, bad = max(best, 1.0) * (1.0 + margin_frac), min(best, 1.0) * (1.0 - margin_frac)
+            rollout.params["link_w_k"][i, lane] = design_w_k * (good if ends[i == dies] else bad)
+
+
 def fill_constants(rollout: Rollout, mission: Mission, caution: float, learnt: Learnt = AS_DESIGNED) -> None:
     """Write the satellite's parameters into a rollout's shared rows.
 
