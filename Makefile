@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills channels build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills channels governor-search build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ job-kills: $(READY) ## kill supervisor, jobs and guardian 1,000 times at random;
 
 channels: $(READY) ## lose every telemetry channel in turn, in every way, at its worst moment; no limit may be crossed
 	@$(BIN)/hil channels
+
+governor-search: $(READY) ## look among 100,000 states for one from which the governor's shed comes too late
+	@$(BIN)/hil governor-search
 
 build: $(READY) ## compile the C kernels and the guardian
 

@@ -1,4 +1,5 @@
-"""The rig's command line: `hil run`, `hil serial`, `hil check`, `hil replay`, `hil compare`, `hil channels`.
+"""The rig's command line: `hil run`, `hil serial`, `hil check`, `hil replay`, `hil compare`, `hil channels`,
+`hil governor-search`.
 
 A sub-command is a function that adds its parser and sets `run` to what it does; it stands in `_COMMANDS`. One
 of a module of its own adds one line there.
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from flightsw.errors import FlightError
-from hil import channels, compare, serial_bench
+from hil import channels, compare, governor_search, serial_bench
 from hil import run as flight
 from hil import scenario as scenarios
 
@@ -153,7 +154,8 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 _COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_replay,
-                                                   compare.add_command, channels.add_command)
+                                                   compare.add_command, channels.add_command,
+                                                   governor_search.add_command)
 
 
 if __name__ == "__main__":
