@@ -19,6 +19,7 @@ from flightsw.decide.windows import NO_WINDOWS
 from flightsw.dictionary import commands
 from flightsw.dictionary.parameters import PARAMETERS
 from flightsw.dictionary.sensors import fitted_names
+from flightsw.errors import KernelError
 from flightsw.fdir.ahead import AheadMonitor
 from flightsw.fdir.monitors import Monitors
 from flightsw.mission import Mission
@@ -113,6 +114,7 @@ class Brain:
         self._look_s = -math.inf  # before this time no open job is late and no answer is due
         self._demand = Demand()
         self._plan: Plan | None = None
+        self._plan_failed = False  # the last plan was made without a forecast
         self._ahead: Ahead | None = None
         self._ahead_monitor = AheadMonitor()
         self._nodes: tuple[NodeCommand, ...] = (self._off,) * mission.compute.nodes
@@ -435,16 +437,22 @@ class Brain:
         if promised:
             activity = sum(job.spec.activity_frac for job in self._draw.as_drawn(promised)) / len(promised)
         curve = planner.RateCurve(self._mission, activity)
-        self._plan = planner.plan(self._forecaster, estimate, curve, self.parameters)
+        had_failed, self._plan_failed = self._plan_failed, False
+        try:
+            self._plan = planner.plan(self._forecaster, estimate, curve, self.parameters)
+        except KernelError as error:  # a tick is not lost to it: telecommands are obeyed, the next plan is due as ever
+            self._plan, self._plan_failed = planner.without_forecast(estimate.now_s, curve), True
+            if not had_failed:
+                turn.events.append(Event("plan_failed", (str(error),)))
         self._accounts.follow(self._plan, activity, self._forecaster.sunrises_s(estimate.now_s),
                               self.parameters["battery_floor_frac"])
         self._ahead = self._look_ahead(estimate, self._plan)
         turn.events.extend(self._ahead_monitor.check(self._ahead, self.parameters))
-        if self._plan.is_fallback and not was_fallback:
+        if self._plan.is_fallback and not was_fallback and not self._plan_failed:
             turn.events.append(Event("plan_fallback", (self._plan.binding_limit,)))
 
     def _look_ahead(self, estimate: Estimate, plan: Plan) -> Ahead | None:
-        """Forecast what the plan leads to, and the present draw; None when it is not known where from."""
+        """Forecast what the plan leads to, and the present draw; None, and told as such, when it is not known."""
         if estimate.blind:
             return None
         modes = self._mission.compute.modes
@@ -453,7 +461,10 @@ class Brain:
             else modes[node.power_mode].draw_w * (activity if node.power_mode else 1.0)
             for watts, node, activity in zip(estimate.node_w, self._nodes, self._activity, strict=True)
         ]
-        return self._forecaster.ahead(estimate, plan, draws_w, self.parameters)
+        try:
+            return self._forecaster.ahead(estimate, plan, draws_w, self.parameters)
+        except KernelError:
+            return None
 
     def _act_on(self, now_s: float, estimate: Estimate, plan: Plan, shed: str, turn: _Turn, *,
                 dispatch_due: bool) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from flightsw.dictionary.sensors import INDEX, SENSORS
+from flightsw.errors import KernelError
 from flightsw.mission import Mission
 from flightsw.physics.forecast import Forecaster
 from flightsw.state import Estimate, Event, NodeCommand
@@ -51,7 +52,11 @@ def approve(wanted: Sequence[NodeCommand], activity: Sequence[float], estimate: 
         if sum(draws) > rail_w:
             limit, at_s = "payload_max_w", 0.0
         else:
-            limit, at_s = forecaster.first_crossing(estimate, draws, hold_s, parameters)
+            try:
+                limit, at_s = forecaster.first_crossing(estimate, draws, hold_s, parameters)
+            except KernelError as error:  # what cannot be rolled out is not known to be safe
+                off = tuple(NodeCommand(0, modes[0].cap_w, node.job_id) for node in wanted)
+                return Approval(off, tuple(events), f"no forecast: {error}")
         if not limit:
             return Approval(tuple(nodes), tuple(events), "")
         highest = max(range(len(nodes)), key=lambda i: (draws[i], i))

@@ -8,6 +8,7 @@ and says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from flightsw.decide.dispatch import Step, hull_steps
 from flightsw.decide.governor import payload_w
 from flightsw.mission import Mission
-from flightsw.physics.forecast import Forecaster, LevelOutcome
+from flightsw.physics.forecast import SLOT_S, Forecaster, LevelOutcome
 from flightsw.state import Estimate, Plan
 
 _LEVELS = 12
@@ -98,6 +99,12 @@ def _fallback(forecaster: Forecaster, estimate: Estimate, curve: RateCurve, para
     least = np.array([curve.least_w])
     outcome = forecaster.compare_levels(estimate, least, least, parameters)
     return _to_plan(forecaster, estimate, curve, curve.least_w, curve.least_w, outcome, 0, fallback=True)
+
+
+def without_forecast(now_s: float, curve: RateCurve) -> Plan:
+    """Plan the least load where nothing can be rolled out; what it leads to is not known (NaN)."""
+    return Plan(now_s, (now_s + SLOT_S,), (curve.least_w,), (0.0,), math.nan, now_s, math.nan, "forecast",
+                is_fallback=True)
 
 
 def _to_plan(forecaster: Forecaster, estimate: Estimate, curve: RateCurve, sun_w: float, eclipse_w: float,

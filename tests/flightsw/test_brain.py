@@ -20,8 +20,11 @@ from flightsw.dictionary.commands import COMMANDS, pack_arguments
 from flightsw.dictionary.events import BY_NAME
 from flightsw.dictionary.parameters import BY_NAME as PARAMETER
 from flightsw.dictionary.sensors import SENSORS
+from flightsw.errors import KernelError
 from flightsw.jobs.ledger import LEGAL, OPEN_MAX
+from flightsw.kernels import Rollout
 from flightsw.mission import Mission
+from flightsw.physics.forecast import Forecaster
 from flightsw.state import (
     LEGAL_TRANSITIONS,
     BanNews,
@@ -246,6 +249,63 @@ def test_random_missions_reach_what_they_claim_to_test() -> None:
 @given(st.integers(100, 10_000))
 def test_same_inputs_same_decisions(seed: int) -> None:
     assert random_mission(seed, 200).log == random_mission(seed, 200).log
+
+
+# --- planning ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broken", "events"),
+    [(("compare_levels", "ahead"), ["plan_failed"]), (("first_crossing",), ["shed"]), (("ahead",), [])],
+)
+def test_a_forecast_that_fails_costs_no_tick(
+    broken: tuple[str, ...], events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a plan the least load, without the governor's check none, without the ground's forecast as before."""
+    flight = Flight()
+    flight.ticks(200, jobs=[spec(1, 5000.0, 20_000.0, now_s=flight.now_s)])
+
+    def fail(*_: object) -> None:
+        raise KernelError("fsw_rollout_run", -13, "a lane left 1..1000 K")
+
+    with monkeypatch.context() as patch:
+        for name in broken:
+            patch.setattr(Forecaster, name, fail)
+        begun = len(flight.log)
+        flight.ticks(1200)  # what the account of ten minutes still had is used up by then
+        decision = flight.tick(sent=[flight.command("ping")])
+        assert [v.stage for v in decision.verifications] == [1, 7]
+        told = [event for tick in flight.log[begun:] for event in tick.events
+                if event.name in ("plan_failed", "plan_fallback", "shed")]
+        assert any(node.power_mode > 1 for node in decision.nodes) == (not events)
+        assert [event.name for event in told] == events
+        assert all("a lane left 1..1000 K" in str(event.args[0]) for event in told)
+        assert decision.plan.is_fallback == ("compare_levels" in broken)
+        assert (decision.ahead is None) == ("ahead" in broken)
+    flight.ticks(100)
+    assert not flight.log[-1].plan.is_fallback
+    assert any(node.power_mode > 1 for node in flight.brain.nodes)
+    assert flight.states[1] is JobState.RUNNING
+
+
+def test_a_plan_costs_the_same_whatever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why no plan is late: at most two batches of candidates, the fallback's one, and two corners of what is ahead."""
+    sizes: list[int] = []
+    run = Rollout.run
+
+    def count(self: Rollout, n_lanes: int | None = None, n_slots: int | None = None) -> None:
+        sizes.append(self.min_battery_j.size if n_lanes is None else n_lanes)
+        run(self, n_lanes, n_slots)
+
+    monkeypatch.setattr(Rollout, "run", count)
+    for charge in (0.60, 0.72, 0.95):
+        for jobs in (0, 200):
+            flight = Flight()
+            flight.tick(charge=charge, jobs=[spec(i, now_s=flight.now_s, in_s=60_000.0) for i in range(1, jobs + 1)])
+            sizes.clear()
+            turn = flight.tick(61.0, charge=charge, blind=("bus_c",))  # blind: the governor is not asked
+            assert turn.plan.made_s == flight.now_s
+            assert sizes in ([144, 144], [144, 1])
 
 
 # --- jobs ----------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from reference_satellite import (
 )  # fmt: skip
 
 from flightsw.decide import governor
+from flightsw.errors import KernelError
+from flightsw.physics.forecast import Forecaster
 from flightsw.state import NodeCommand
 
 M = mission()
@@ -132,6 +134,16 @@ def test_each_cut_is_reported() -> None:
     assert len(approval.events) == sum(5 - node.power_mode for node in approval.nodes) > 0
     hot = approve([4, 4, 4, 4], [1.0] * 4, estimate(0.0, 0.95, (79.0, *WARM_C[1:])))
     assert hot.shed == "die_max_c forecast to be crossed in 0 s"
+
+
+def test_what_cannot_be_rolled_out_is_shed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> tuple[str, float]:
+        raise KernelError("fsw_rollout_run", -13, "a lane left 1..1000 K")
+
+    monkeypatch.setattr(Forecaster, "first_crossing", fail)
+    approval = approve([4, 2, 0, 3], [1.0] * 4, estimate())
+    assert approval.nodes == commands([0] * 4)
+    assert approval.shed == "no forecast: kernel fsw_rollout_run returned -13: a lane left 1..1000 K"
 
 
 @settings(max_examples=60, deadline=None)
