@@ -228,7 +228,7 @@ def test_the_supervisor_pauses_before_the_border_and_logs_it_all(tmp_path: Path,
     flight = supervised(satellite)
     flight.inbox.jobs = [ruled_job(1, flight.now_s, "ruled"), ruled_job(2, flight.now_s, "free")]
     held: list[float] = []
-    while flight.now_s < 500.0:
+    while flight.now_s < 430.0:  # the scripted gauge stands still, and is doubted for it soon after
         flight.fly(1)
         if flight.now_s > 10.0:
             assert 2 in flight.runner.running

@@ -255,6 +255,7 @@ def test_every_command_reaches_the_satellite() -> None:
     values: dict[str, tuple[float | str, ...]] = {
         "mode": (0x33,), "hk.report": (1,), "hk.period": (1, 5.0), "param.set": ("die_max_c", 80.0),
         "param.report": ("die_max_c",), "job.cancel": (3,), "job.submit": (3, "x" * 48, 60.0, 1.0, 2.0, 600.0, 1),
+        "data.erase": ("acme",),
     }
     for i, (verb, row) in enumerate(COMMANDS.items()):
         built = command(verb, *values.get(verb, ()), seq_count=i)

@@ -65,7 +65,7 @@ def test_defaults_and_replacements(tmp_path):
     ("[link]\nbaud = 9600.5", r"link.baud = 9600.5: a whole number is expected \(range 1200..4e\+06 baud\)"),
     ('[link]\ncontact = "sometimes"', r"link.contact = 'sometimes': expected passes or always"),
     ('[[ground]]\nat = "pass one"\nsend = "ping"', r"ground\[0\].at = 'pass one': expected like"),
-    ('[[ground]]\nat = "T+5 s"\nsend = "jump"', r"ground\[0\].send = 'jump': no telecommand 'jump'; known: hk.period"),
+    ('[[ground]]\nat = "T+5 s"\nsend = "jump"', r"ground\[0\].send = 'jump': no telecommand 'jump'; known: data.erase, hk.period, "),
     ('[[ground]]\nat = "T+5 s"\nsend = "mode"', r"mode takes MODE; 0 given"),
     ('[[ground]]\nat = "T+5 s"\nsend = "mode FLYING"', r"mode = 'FLYING' is not a whole number or one of BOOT"),
     ('[[ground]]\nat = "T+5 s"\nsend = "hk.period 1 9999"', r"period = 9999 s outside 0..3600 s"),
