@@ -30,6 +30,7 @@ _TM = struct.Struct(">HHHBBBHHIH")
 _UINT16 = struct.Struct(">H")
 _PRIMARY = struct.Struct(">HHH")
 
+_TYPE_BARE_TC = 0x1000  # packet version 0, type TC, no secondary header
 _TYPE_TC = 0x1800  # packet version 0, type TC, secondary header present
 _TYPE_TM = 0x0800  # packet version 0, type TM, secondary header present
 _TYPE_MASK = 0xF800
@@ -156,6 +157,33 @@ def unpack_tm(packet: bytes) -> Telemetry:
         coarse_s + fine / _CUC_TICKS_PER_S,
         bytes(packet[19:-2]),
     )
+
+
+def file_apid(apid: int) -> int:
+    """Application id under which the files of application `apid` travel: the next one."""
+    return apid + 1
+
+
+def pack_file_packet(apid: int, seq_count: int, pdu: bytes, *, is_telecommand: bool) -> bytes:
+    """Build the space packet of one CFDP PDU: no secondary header and no CRC, as the PDU has its own.
+
+    Raises LinkError where a field is out of range or the PDU is empty or longer than a packet.
+    """
+    if not (0 <= apid < IDLE_APID and 0 <= seq_count <= 0x3FFF and 0 < len(pdu) <= PACKET_OCTETS_MAX - PRIMARY_OCTETS):
+        raise LinkError(f"file packet of APID {apid}, count {seq_count}, {len(pdu)} octets: APID outside "
+                        f"0..{IDLE_APID - 1}, count outside 0..16383 or octets outside "
+                        f"1..{PACKET_OCTETS_MAX - PRIMARY_OCTETS}")
+    return _PRIMARY.pack((_TYPE_BARE_TC if is_telecommand else 0) | apid, _UNSEGMENTED | seq_count, len(pdu) - 1) + pdu
+
+
+def file_pdu_of(packet: bytes, apid: int) -> bytes | None:
+    """Return the PDU in a file packet of application `apid`, of either type; None for any other packet."""
+    if len(packet) <= PRIMARY_OCTETS:
+        return None
+    packet_id, sequence, length = _PRIMARY.unpack_from(packet)
+    if packet_id & ~_TYPE_BARE_TC != apid or sequence < _UNSEGMENTED or length + 7 != len(packet):
+        return None
+    return packet[PRIMARY_OCTETS:]
 
 
 def idle_packet(octets: int) -> bytes:

@@ -16,6 +16,7 @@ from flightsw.dictionary import commands, events, telemetry
 from flightsw.errors import LinkError
 from flightsw.link.coding import CltuDecoder, encode_cadu, encode_cltu
 from flightsw.link.frames import (
+    VC_FILES,
     VC_HOUSEKEEPING,
     VC_REPORTS,
     Clcw,
@@ -23,7 +24,16 @@ from flightsw.link.frames import (
     build_tc_frame,
     parse_tc_frame,
 )
-from flightsw.link.packets import Telecommand, Telemetry, pack_tc, pack_tm, unpack_tc
+from flightsw.link.packets import (
+    Telecommand,
+    Telemetry,
+    file_apid,
+    file_pdu_of,
+    pack_file_packet,
+    pack_tc,
+    pack_tm,
+    unpack_tc,
+)
 from flightsw.state import Event, Received
 
 STAGE_ACCEPTED, STAGE_NOT_ACCEPTED, STAGE_COMPLETED, STAGE_FAILED = 1, 2, 7, 8
@@ -33,6 +43,7 @@ _ACK_ALL = 0b1001  # acceptance and completion asked for
 _REQUEST = struct.Struct(">I")
 _FAILURE = struct.Struct(">IH")
 _PARAMETER = struct.Struct(">Hd")
+_FILE_PDUS_MAX = 4096  # between two ticks: more than a second of the fastest line brings; what is over is asked for
 
 
 class VerificationReport(NamedTuple):
@@ -93,6 +104,12 @@ def build_telecommand(row: commands.Command, values: Sequence[commands.Value], *
     return BuiltTelecommand(request_id, packet, encode_cltu(build_tc_frame(packet, scid)))
 
 
+def build_file_uplink(pdu: bytes, *, apid: int, seq_count: int, scid: int) -> bytes:
+    """Build one CFDP PDU for the satellite's file service down to its CLTU; LinkError where it is too long."""
+    packet = pack_file_packet(file_apid(apid), seq_count, pdu, is_telecommand=True)
+    return encode_cltu(build_tc_frame(packet, scid))
+
+
 class Reporter:
     """The satellite's downlink: reports in, frames for the line out. Bounded, droppable, never blocks.
 
@@ -101,11 +118,14 @@ class Reporter:
     """
 
     _REPORTS_OCTETS = 262_144  # about 4,000 events: days of them
+    _FILES_OCTETS = 4_194_304  # never filled: files are asked for as the line takes them
 
     def __init__(self, scid: int, apid: int, store_octets: int) -> None:
         self._apid = apid
-        self._framer = TmFramer(scid, {VC_REPORTS: self._REPORTS_OCTETS, VC_HOUSEKEEPING: store_octets})
+        self._framer = TmFramer(scid, {VC_REPORTS: self._REPORTS_OCTETS, VC_HOUSEKEEPING: store_octets,
+                                       VC_FILES: self._FILES_OCTETS})
         self._seq_count = 0
+        self._file_seq_count = 0
         self._msg_counters: dict[tuple[int, int], int] = {}
 
     @property
@@ -139,6 +159,17 @@ class Reporter:
         """Report the value of a parameter."""
         self._submit(VC_REPORTS, 20, 2, obt_s, pack_parameter(number, value))
 
+    @property
+    def waiting_file_octets(self) -> int:
+        """Octets of files that were handed over and are not on the line yet."""
+        return self._framer.queued_octets(VC_FILES)
+
+    def file(self, pdu: bytes) -> None:
+        """Send one CFDP PDU, behind reports and housekeeping."""
+        packet = pack_file_packet(file_apid(self._apid), self._file_seq_count, pdu, is_telecommand=False)
+        self._framer.submit(VC_FILES, packet)
+        self._file_seq_count = (self._file_seq_count + 1) & 0x3FFF
+
     def acknowledge_uplink(self, frames_accepted: int) -> None:
         """Show the number of accepted BD frames in the CLCW of every frame from now on."""
         self._framer.set_clcw(Clcw(farm_b_count=frames_accepted & 3))
@@ -146,7 +177,7 @@ class Reporter:
     def take(self, budget_octets: int) -> bytes:
         """Return what goes on the line now: whole CADUs, at most `budget_octets`."""
         per_frame = self._framer.frame_octets + 4
-        frames = self._framer.frames(budget_octets // per_frame * self._framer.frame_octets)
+        frames = self._framer.frames(budget_octets // per_frame)
         return b"".join([encode_cadu(frame) for frame in frames]) if frames else b""
 
     def _submit(self, vcid: int, service: int, subservice: int, obt_s: float, data: bytes) -> None:
@@ -165,6 +196,7 @@ class CommandReceiver:
         self._scid = scid
         self._apid = apid
         self._decoder = CltuDecoder()
+        self._file_pdus: list[bytes] = []
         self.frames_accepted = 0
         self.frames_rejected = 0
         self.last_rejection = ""
@@ -174,7 +206,12 @@ class CommandReceiver:
         received = []
         for content in self._decoder.push(octets):
             try:
-                received.append(self._open(content))
+                packet = parse_tc_frame(content, self._scid).data
+                pdu = file_pdu_of(packet, file_apid(self._apid))
+                if pdu is None:
+                    received.append(self._open(packet))
+                elif len(self._file_pdus) < _FILE_PDUS_MAX:
+                    self._file_pdus.append(pdu)
             except LinkError as error:
                 self.frames_rejected += 1
                 self.last_rejection = str(error)
@@ -182,9 +219,13 @@ class CommandReceiver:
                 self.frames_accepted += 1
         return received
 
-    def _open(self, content: bytes) -> Received:
-        """Unwrap frame and packet; LinkError names the check that failed."""
-        packet = parse_tc_frame(content, self._scid).data
+    def take_file_pdus(self) -> list[bytes]:
+        """CFDP PDUs received since the last call."""
+        pdus, self._file_pdus = self._file_pdus, []
+        return pdus
+
+    def _open(self, packet: bytes) -> Received:
+        """Read the packet of an accepted frame; LinkError names the check that failed."""
         tc = unpack_tc(packet)
         if tc.apid != self._apid:
             raise LinkError(f"telecommand for application {tc.apid}, this is {self._apid}")
