@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from flightsw.errors import LinkError
@@ -87,7 +88,7 @@ class Clcw(NamedTuple):
         )
 
 
-class _SendingChannel:
+class _Channel:
     """Packets waiting on one virtual channel, and the rest of the one that a frame boundary cut."""
 
     __slots__ = (
@@ -95,14 +96,15 @@ class _SendingChannel:
         "dropped_packets",
         "header_bits",
         "limit_octets",
+        "passed_over",
         "queue",
         "queued_octets",
         "rest",
         "rest_is_idle",
     )
 
-    def __init__(self, header_bits: int, limit_octets: int) -> None:
-        self.header_bits = header_bits
+    def __init__(self, limit_octets: int) -> None:
+        self.header_bits = 0  # of a frame's first two octets
         self.limit_octets = limit_octets
         self.queue: deque[bytes] = deque()
         self.queued_octets = 0
@@ -110,65 +112,38 @@ class _SendingChannel:
         self.rest_is_idle = False
         self.counter = 0
         self.dropped_packets = 0
+        self.passed_over = 0  # turns that other channels had while this one waited
 
     @property
-    def has_packets(self) -> bool:
+    def waits(self) -> bool:
         return bool(self.queue) or (bool(self.rest) and not self.rest_is_idle)
 
 
-class TmFramer:
-    """Queue packets on virtual channels and cut them into TM frames, the most urgent channel first.
+class PacketQueues:
+    """Packets waiting on virtual channels: the most urgent channel goes first, and none waits for ever.
 
     `queue_octets` maps each virtual channel to its bound, in order of priority. A packet that does not fit
-    pushes out the oldest ones of its own channel, which are counted; one that is partly sent is always
-    finished. A frame that packets do not fill is closed with an idle packet, so nothing waits for company.
+    pushes out the oldest ones of its own channel, which are counted. A channel that others were preferred to
+    `PASSED_OVER_MAX` times in a row has the next turn, so each that waits has at least one in sixteen.
     """
 
-    def __init__(
-        self,
-        scid: int,
-        queue_octets: dict[int, int],
-        frame_octets: int = TM_FRAME_OCTETS,
-        ocf: bool = True,
-    ) -> None:
-        """Raise LinkError where the identifier, a channel, a bound or the length is out of range."""
-        if not 0 <= scid <= SCID_MAX:
-            raise LinkError(f"TM framer: spacecraft id {scid} outside 0..{SCID_MAX}")
-        overhead = _TM_HEADER_OCTETS + _FECF_OCTETS + (_OCF_OCTETS if ocf else 0)
-        if not overhead + IDLE_PACKET_OCTETS_MIN <= frame_octets <= 2048:
-            raise LinkError(
-                f"TM framer: frame of {frame_octets} octets outside "
-                f"{overhead + IDLE_PACKET_OCTETS_MIN}..2048 octets"
-            )
-        self.frame_octets = frame_octets
-        self.data_octets = frame_octets - overhead
-        self.frames_sent = 0
-        self._ocf = ocf
-        self._clcw = struct.pack(">I", Clcw().pack())
-        self._master_counter = 0
-        self._channels: dict[int, _SendingChannel] = {}
-        identity = scid << 4 | int(ocf)
+    PASSED_OVER_MAX = 15
+
+    def __init__(self, queue_octets: dict[int, int]) -> None:
+        """Raise LinkError where a channel or a bound is out of range."""
+        self._channels: dict[int, _Channel] = {}
         for vcid, limit_octets in queue_octets.items():
             if not 0 <= vcid < VC_IDLE:
                 raise LinkError(f"TM framer: virtual channel {vcid} outside 0..{VC_IDLE - 1}")
             if limit_octets <= 0:
                 raise LinkError(f"TM framer: queue of virtual channel {vcid} holds {limit_octets} octets")
-            self._channels[vcid] = _SendingChannel(identity | vcid << 1, limit_octets)
+            self._channels[vcid] = _Channel(limit_octets)
         self._by_priority = tuple(self._channels.values())
-        self._idle_channel = _SendingChannel(identity | VC_IDLE << 1, 0)
-        self._fill = tuple(
-            idle_packet(max(room, IDLE_PACKET_OCTETS_MIN)) for room in range(self.data_octets + 1)
-        )
-        self._idle_data = b"\x55" * self.data_octets
-
-    def set_clcw(self, clcw: Clcw) -> None:
-        """Send `clcw` in every frame from now on."""
-        self._clcw = struct.pack(">I", clcw.pack())
 
     def submit(self, vcid: int, packet: bytes) -> bool:
         """Queue one space packet; return False, counted, where it alone exceeds the channel's bound.
 
-        Raises LinkError where the framer was not given the channel.
+        Raises LinkError where the channel was not given.
         """
         channel = self._channels.get(vcid)
         if channel is None:
@@ -192,29 +167,88 @@ class TmFramer:
         """Packets of a channel that were pushed out or refused since start."""
         return self._channels[vcid].dropped_packets
 
-    def next_frame(self) -> bytes | None:
-        """Build the next frame of the most urgent channel that has packets; None where none has."""
-        for channel in self._by_priority:
-            if channel.has_packets:
-                return self._data_frame(channel)
-        return None
+    def _next_channel(self) -> _Channel | None:
+        """Give the next turn to the channel whose it is; None where none waits."""
+        waiting = [channel for channel in self._by_priority if channel.waits]
+        if not waiting:
+            return None
+        chosen = waiting[0]
+        if len(waiting) > 1:
+            for channel in reversed(waiting):
+                if channel.passed_over >= self.PASSED_OVER_MAX:
+                    chosen = channel
+                channel.passed_over += 1
+        chosen.passed_over = 0
+        return chosen
 
-    def frames(self, budget_octets: int) -> list[bytes]:
-        """Build frames until the queues are empty or the next one would exceed `budget_octets` in all."""
+
+def close_frame(body: bytes) -> bytes:
+    """Add the frame error control field to a frame that lacks it."""
+    return body + crc16(body).to_bytes(_FECF_OCTETS, "big")
+
+
+class TmFramer(PacketQueues):
+    """Cut queued packets into TM frames of one length.
+
+    A packet that is partly sent is always finished. A frame that packets do not fill is closed with an idle
+    packet, so nothing waits for company. `close` makes of a frame without its error control field what is
+    handed out: by default the whole frame, in a `Stack` what goes on the line.
+    """
+
+    def __init__(
+        self,
+        scid: int,
+        queue_octets: dict[int, int],
+        frame_octets: int = TM_FRAME_OCTETS,
+        ocf: bool = True,
+        close: Callable[[bytes], bytes] = close_frame,
+    ) -> None:
+        """Raise LinkError where the identifier, a channel, a bound or the length is out of range."""
+        super().__init__(queue_octets)
+        if not 0 <= scid <= SCID_MAX:
+            raise LinkError(f"TM framer: spacecraft id {scid} outside 0..{SCID_MAX}")
+        overhead = _TM_HEADER_OCTETS + _FECF_OCTETS + (_OCF_OCTETS if ocf else 0)
+        if not overhead + IDLE_PACKET_OCTETS_MIN <= frame_octets <= 2048:
+            raise LinkError(
+                f"TM framer: frame of {frame_octets} octets outside "
+                f"{overhead + IDLE_PACKET_OCTETS_MIN}..2048 octets"
+            )
+        self.frame_octets = frame_octets
+        self.data_octets = frame_octets - overhead
+        self.frames_sent = 0
+        self._ocf = ocf
+        self._close_frame = close
+        self._clcw = struct.pack(">I", Clcw().pack())
+        self._master_counter = 0
+        self._idle_channel = _Channel(0)
+        for vcid, channel in {**self._channels, VC_IDLE: self._idle_channel}.items():
+            channel.header_bits = scid << 4 | vcid << 1 | int(ocf)
+        self._fill = tuple(
+            idle_packet(max(room, IDLE_PACKET_OCTETS_MIN)) for room in range(self.data_octets + 1)
+        )
+        self._idle_data = b"\x55" * self.data_octets
+
+    def set_clcw(self, clcw: Clcw) -> None:
+        """Send `clcw` in every frame from now on."""
+        self._clcw = struct.pack(">I", clcw.pack())
+
+    def next_frame(self) -> bytes | None:
+        """Build the next frame of the channel whose turn it is; None where none has packets."""
+        channel = self._next_channel()
+        return None if channel is None else self._data_frame(channel)
+
+    def frames(self, count: int) -> list[bytes]:
+        """Build up to `count` frames; fewer where the queues are empty before."""
         frames: list[bytes] = []
-        for channel in self._by_priority:
-            while channel.has_packets:
-                budget_octets -= self.frame_octets
-                if budget_octets < 0:
-                    return frames
-                frames.append(self._data_frame(channel))
+        while len(frames) < count and (channel := self._next_channel()) is not None:
+            frames.append(self._data_frame(channel))
         return frames
 
     def idle_frame(self) -> bytes:
         """Build an only-idle-data frame on VC7: it carries nothing but the CLCW."""
         return self._close(self._idle_channel, _FHP_IDLE, self._idle_data)
 
-    def _data_frame(self, channel: _SendingChannel) -> bytes:
+    def _data_frame(self, channel: _Channel) -> bytes:
         room = self.data_octets
         rest = channel.rest
         parts = [rest[:room]]
@@ -241,7 +275,7 @@ class TmFramer:
             channel.rest_is_idle = True
         return self._close(channel, first_header, b"".join(parts))
 
-    def _close(self, channel: _SendingChannel, first_header: int, data: bytes) -> bytes:
+    def _close(self, channel: _Channel, first_header: int, data: bytes) -> bytes:
         body = (
             _TM_HEADER.pack(
                 channel.header_bits, self._master_counter, channel.counter, _NO_SECONDARY_HEADER | first_header
@@ -253,7 +287,7 @@ class TmFramer:
         self._master_counter = (self._master_counter + 1) & 0xFF
         channel.counter = (channel.counter + 1) & 0xFF
         self.frames_sent += 1
-        return body + crc16(body).to_bytes(_FECF_OCTETS, "big")
+        return self._close_frame(body)
 
 
 class _ReceivingChannel:
@@ -292,6 +326,10 @@ class TmDeframer:
         if len(frame) != self._frame_octets or crc16(frame):
             self.bad_frames += 1
             return []
+        return self.push_checked(frame)
+
+    def push_checked(self, frame: bytes) -> list[tuple[int, bytes]]:
+        """Do the same with a frame whose length and error control were found right already."""
         identity, master, counter, status = _TM_HEADER.unpack_from(frame)
         if identity >> 14 or status >> 11 != _NO_SECONDARY_HEADER >> 11:
             self.bad_frames += 1

@@ -138,7 +138,7 @@ def test_bench_tick(benchmark: BenchmarkFixture, packets: int, bit_error_rate: f
         line.advance(float(next(seconds)))
         for _ in range(packets):
             chain.framer.submit(VC_HOUSEKEEPING, pack_tm(TM))
-        for frame in chain.framer.frames(11520):
+        for frame in chain.framer.frames(50):
             line.a.write(encode_cadu(frame))
         received = 0
         for frame in chain.synchroniser.push(line.b.read()):

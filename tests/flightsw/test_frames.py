@@ -63,7 +63,7 @@ def test_packets_of_any_length_cross_frames_of_any_length(
         packet = _packet(number, data_octets)
         assert framer.submit(vcid, packet)
         sent[vcid].append(packet)
-        for out_vcid, out in _receive(deframer, framer.frames(burst * frame_octets)):
+        for out_vcid, out in _receive(deframer, framer.frames(burst)):
             received[out_vcid].append(out)
     for out_vcid, out in _receive(deframer, framer.frames(10_000_000)):
         received[out_vcid].append(out)
@@ -118,12 +118,39 @@ def test_the_urgent_channel_goes_first_even_into_a_packet_of_another() -> None:
     assert received == [(VC_REPORTS, event), (VC_FILES, files)]
 
 
-def test_the_budget_is_never_exceeded() -> None:
+def test_no_more_frames_are_built_than_asked_for() -> None:
     framer = TmFramer(SCID, QUEUES)
     framer.submit(VC_FILES, _packet(1, 2000))
-    assert framer.frames(TM_FRAME_OCTETS - 1) == []
-    assert len(framer.frames(3 * TM_FRAME_OCTETS + 5)) == 3
-    assert len(framer.frames(100 * TM_FRAME_OCTETS)) == 7  # 2021 octets are ten frames of 211
+    assert framer.frames(0) == []
+    assert len(framer.frames(3)) == 3
+    assert len(framer.frames(100)) == 7  # 2021 octets are ten frames of 211
+
+
+def _channels(frames: list[bytes]) -> list[int]:
+    return [frame[1] >> 1 & 7 for frame in frames]
+
+
+def test_no_channel_that_waits_starves_and_the_most_urgent_has_the_rest() -> None:
+    framer = TmFramer(SCID, dict.fromkeys(QUEUES, 1 << 20))
+    for vcid in QUEUES:
+        for number in range(2000):
+            framer.submit(vcid, _packet(number, 211 - 21))
+    turns = _channels(framer.frames(1600))
+    for vcid in (VC_HOUSEKEEPING, VC_FILES):
+        at = [i for i, turn in enumerate(turns) if turn == vcid]
+        assert at[0] <= framer.PASSED_OVER_MAX + 1
+        assert all(b - a <= framer.PASSED_OVER_MAX + 2 for a, b in itertools.pairwise(at))
+    assert turns.count(VC_REPORTS) >= 1600 * 13 // 16
+
+
+def test_files_fill_what_the_others_leave() -> None:
+    framer = TmFramer(SCID, QUEUES)
+    for number in range(100):
+        framer.submit(VC_FILES, _packet(number, 400))
+    assert _channels(framer.frames(3)) == [VC_FILES] * 3
+    framer.submit(VC_REPORTS, _packet(1, 100))
+    framer.submit(VC_HOUSEKEEPING, _packet(1, 100))
+    assert _channels(framer.frames(4)) == [VC_REPORTS, VC_HOUSEKEEPING, VC_FILES, VC_FILES]
 
 
 def test_a_full_queue_drops_the_oldest_and_counts() -> None:
@@ -142,7 +169,7 @@ def test_a_begun_packet_is_finished_even_when_its_queue_overflows() -> None:
     framer, deframer = TmFramer(SCID, {VC_HOUSEKEEPING: 1000}), TmDeframer(SCID)
     begun = _packet(0, 500)
     framer.submit(VC_HOUSEKEEPING, begun)
-    first = framer.frames(TM_FRAME_OCTETS)
+    first = framer.frames(1)
     later = [_packet(number, 479) for number in range(1, 6)]
     for packet in later:
         framer.submit(VC_HOUSEKEEPING, packet)
