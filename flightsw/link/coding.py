@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 
 from flightsw.errors import LinkError
-from flightsw.link.frames import TC_FRAME_OCTETS_MAX
 from flightsw.link.packets import crc16
+from flightsw.link.tc_frames import TC_FRAME_OCTETS_MAX
 
 ASM = bytes.fromhex("1ACFFC1D")
 ASM_OCTETS = 4

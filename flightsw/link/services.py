@@ -21,8 +21,6 @@ from flightsw.link.frames import (
     VC_REPORTS,
     Clcw,
     TmFramer,
-    build_tc_frame,
-    parse_tc_frame,
 )
 from flightsw.link.packets import (
     Telecommand,
@@ -34,6 +32,7 @@ from flightsw.link.packets import (
     pack_tm,
     unpack_tc,
 )
+from flightsw.link.tc_frames import build_tc_frame, parse_tc_frame
 from flightsw.state import Event, Received
 
 STAGE_ACCEPTED, STAGE_NOT_ACCEPTED, STAGE_COMPLETED, STAGE_FAILED = 1, 2, 7, 8

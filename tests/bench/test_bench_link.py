@@ -26,8 +26,6 @@ from flightsw.link.frames import (
     VC_HOUSEKEEPING,
     TmDeframer,
     TmFramer,
-    build_tc_frame,
-    parse_tc_frame,
 )
 from flightsw.link.packets import (
     TM_OVERHEAD_OCTETS,
@@ -38,6 +36,7 @@ from flightsw.link.packets import (
     unpack_tc,
     unpack_tm,
 )
+from flightsw.link.tc_frames import build_tc_frame, parse_tc_frame
 from hil.channel import VirtualLine
 
 DATA = bytes(range(150 - TM_OVERHEAD_OCTETS))

@@ -26,7 +26,7 @@ from flightsw.dictionary.telemetry import (
 )
 from flightsw.errors import LinkError
 from flightsw.link.coding import CaduSynchroniser, encode_cltu
-from flightsw.link.frames import VC_HOUSEKEEPING, VC_REPORTS, Clcw, TmDeframer, build_tc_frame
+from flightsw.link.frames import VC_HOUSEKEEPING, VC_REPORTS, Clcw, TmDeframer
 from flightsw.link.packets import Telecommand, Telemetry, pack_tc, unpack_tm
 from flightsw.link.services import (
     STAGE_ACCEPTED,
@@ -43,6 +43,7 @@ from flightsw.link.services import (
     unpack_parameter,
     unpack_verification,
 )
+from flightsw.link.tc_frames import build_tc_frame
 from flightsw.state import Event, Received
 
 SCID, APID = 42, 100
