@@ -1,18 +1,24 @@
 """The ground archive: everything that was received and sent, in one SQLite file that may span years.
 
-Owns the schema, which is made from the dictionary, the grouping of writes and every query. A `Station`
-writes to it; the console and `ground show` read. It never decodes an octet and never reads a clock: raw
-packets are kept as received, so a later dictionary can decode them again.
+Owns the schema, the grouping of writes and every query. A `Station` writes to it; the console, reports and `ground
+show` read. It never reads a clock. What it keeps is packets as received: telemetry points are read out of them by the
+layouts that the file names, so a later dictionary loses nothing.
+
+Housekeeping is nearly all of a year. Its packets come as rows; as soon as `SEAL_PACKETS` of one structure are there,
+the oldest are sealed: rows become one block with a compressed column for each point (`ground.columns`) and its least
+and greatest value. A question about one point then reads that point's columns of the blocks that overlap, and a plot
+of a year reads no column at all.
 
 Durability. The file is in WAL mode with synchronous=NORMAL. A commit is in the operating system's cache
 when `tend` returns, so SIGKILL of the ground at any moment loses nothing that was committed; a power cut
 may lose the commits since the last checkpoint and never corrupts. FULL would add an fsync to every commit
 (milliseconds, beside 40 us) for a second copy of what the satellite still holds. Rows wait in memory, not in
 an open transaction, until their group is written: readers are never locked out and a failed write loses
-nothing: the group stays and is written once the disk has room again.
+nothing: the group stays and is written once the disk has room again. Sealing is one transaction: a packet is a row or
+in a block, never both, never neither.
 
 Times: `obt_s` is the satellite's stamp, `received_s` Unix seconds of the ground. A value that was missing is
-NULL.
+None.
 """
 
 from __future__ import annotations
@@ -20,34 +26,63 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
+
+import numpy as np
 
 from flightsw.dictionary.commands import Value
 from flightsw.dictionary.events import EventRow, Severity
 from flightsw.dictionary.telemetry import HOUSEKEEPING, Housekeeping
 from flightsw.errors import StoreError
+from ground import columns
+from ground.columns import Array, Layout
 
 APPLICATION_ID = 0x46535747
 """Marks a SQLite file as a ground archive ("FSWG", PRAGMA application_id)."""
 
-SCHEMA_VERSION = 1
-"""Layout of the fixed tables (PRAGMA user_version); a point more in the dictionary is not a new version."""
+SCHEMA_VERSION = 2
+"""Schema of the tables (PRAGMA user_version); a point more in the dictionary is not a new version."""
+
+SEAL_PACKETS = 4096
+"""Packets of a block: an hour at 1 Hz. Larger ones pack no better, and a day's question would read too much."""
 
 PENDING_MAX = 50_000
 """Packets that wait in memory, at most, while the disk is full: half a minute of the fastest link."""
 
+T = TypeVar("T")
+
 _BUSY_S = 2.0
 _RETRY_S = 1.0
+_SEAL_RETRY_S = 60.0
+_CHUNK_IDS = 20_000
 _CURABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 """Errors after which the next commit may succeed; any other ends the archive (an I/O error is no hope)."""
 
 _SCHEMA = (
     "CREATE TABLE packets (id INTEGER PRIMARY KEY, received_s REAL NOT NULL, obt_s REAL, apid INTEGER NOT NULL,"
-    " service INTEGER, subservice INTEGER, seq INTEGER NOT NULL, octets BLOB NOT NULL)",
+    " service INTEGER, subservice INTEGER, seq INTEGER NOT NULL, octets BLOB NOT NULL, layout INTEGER)",
     "CREATE INDEX packets_received ON packets (received_s)",
+    "CREATE INDEX packets_layout ON packets (layout, obt_s) WHERE layout IS NOT NULL",
+    "CREATE TABLE layouts (id INTEGER PRIMARY KEY, sid INTEGER NOT NULL, name TEXT NOT NULL,"
+    " octets INTEGER NOT NULL, columns TEXT NOT NULL)",
+    # Packets of a block differ in their ids, times and octets only: the rest stands in the block.
+    "CREATE TABLE blocks (id INTEGER PRIMARY KEY, layout INTEGER NOT NULL, obt_first_s REAL NOT NULL,"
+    " obt_last_s REAL NOT NULL, received_first_s REAL NOT NULL, received_last_s REAL NOT NULL,"
+    " packet_first INTEGER NOT NULL, packet_last INTEGER NOT NULL, packet_count INTEGER NOT NULL,"
+    " ids BLOB NOT NULL, obt BLOB NOT NULL, received BLOB NOT NULL, headers BLOB NOT NULL)",
+    "CREATE INDEX blocks_obt ON blocks (layout, obt_last_s, obt_first_s)",
+    "CREATE INDEX blocks_received ON blocks (received_last_s, packet_first)",
+    "CREATE INDEX blocks_packet ON blocks (packet_last, packet_first)",
+    "CREATE TABLE columns (id INTEGER PRIMARY KEY, block INTEGER NOT NULL, number INTEGER NOT NULL,"
+    " minimum REAL, maximum REAL, octets BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX columns_block ON columns (block, number, minimum, maximum)",
+    "CREATE TABLE acknowledged (packet_id INTEGER PRIMARY KEY, at_s REAL NOT NULL)",
+    "CREATE TABLE notes (id INTEGER PRIMARY KEY, at_s REAL NOT NULL, source TEXT NOT NULL, text TEXT NOT NULL)",
     "CREATE TABLE events (packet_id INTEGER PRIMARY KEY, obt_s REAL NOT NULL, number INTEGER NOT NULL,"
     " name TEXT NOT NULL, severity INTEGER NOT NULL, text TEXT NOT NULL, args TEXT NOT NULL)",
     "CREATE INDEX events_obt ON events (obt_s)",
@@ -65,12 +100,16 @@ _SCHEMA = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
 )
 
-_PACKET = "INSERT INTO packets VALUES (?,?,?,?,?,?,?,?)"
+_PACKET = "INSERT INTO packets VALUES (?,?,?,?,?,?,?,?,?)"
 _EVENT = "INSERT INTO events VALUES (?,?,?,?,?,?,?)"
 _PARAMETER = "INSERT INTO parameters VALUES (?,?,?,?,?)"
 _VERIFICATION = "INSERT INTO verifications VALUES (?,?,?,?,?,?,?)"
 _GAP = "INSERT INTO gaps (received_s, source, lost) VALUES (?,?,?)"
 _STATE = "UPDATE commands SET state = ? WHERE id = ?"
+
+
+_IS_SHORT = "b.obt_first_s >= ? AND b.obt_last_s < ? AND b.obt_last_s - b.obt_first_s <= ?"
+"""Blocks within a window whose least and greatest stand for all their samples."""
 
 
 class PacketRow(NamedTuple):
@@ -96,7 +135,9 @@ class LatestRow(NamedTuple):
 
 
 class EventEntry(NamedTuple):
-    """One event report; `args` as sent, None for a number that was not finite."""
+    """One event report; `args` as sent, None for a number that was not finite. `event_id` names it in this file,
+    `acknowledged_s` says when an operator took note of it, None while nobody did.
+    """
 
     obt_s: float
     received_s: float
@@ -105,6 +146,8 @@ class EventEntry(NamedTuple):
     severity: Severity
     text: str
     args: tuple[float | int | str | None, ...]
+    event_id: int = 0
+    acknowledged_s: float | None = None
 
 
 class StageEntry(NamedTuple):
@@ -137,6 +180,33 @@ class GapEntry(NamedTuple):
     lost: int | None
 
 
+class NoteEntry(NamedTuple):
+    """One line that a procedure or an operator left in the archive."""
+
+    at_s: float
+    source: str
+    text: str
+
+
+class Series(NamedTuple):
+    """Values of one point by on-board time; NaN is missing. With `lows` None they are samples as received, else each
+    stands for a stretch of time: `values` the greatest and `lows` the least in it.
+    """
+
+    obt_s: Array
+    values: Array
+    lows: Array | None = None
+
+
+class _Where(NamedTuple):
+    """Where a point stands in the packets of one layout."""
+
+    layout: int
+    number: int
+    kind: str
+    at: int
+
+
 class Archive:
     """One archive file, open for writing or for reading.
 
@@ -156,18 +226,25 @@ class Archive:
         self._read_only = read_only
         self._commit_count = commit_count
         self._commit_s = commit_s
-        self._packets: deque[tuple[object, ...]] = deque()
+        self._packets: deque[list[Any]] = deque()
         self._decoded: dict[str, list[tuple[int, tuple[object, ...]]]] = {}
         self._other: list[tuple[str, tuple[object, ...]]] = []
         self._waiting_since_s: float | None = None
         self._retry_at_s = -math.inf
         self._broken = ""
-        self._connection = self._open(structures)
-        self._housekeeping_sql = {
-            row.sid: _insert_sql(_table(row), ["packet_id", "obt_s", *(p.name for p in row.points)])
-            for row in structures
-        }
-        self._tables = self._structure_tables()
+        self._seal_at_s = -math.inf
+        self._connection = self._open()
+        self._layouts = {number: Layout(sid, name, octets, tuple(map(tuple, json.loads(text))))
+                         for number, sid, name, octets, text in self._select("SELECT * FROM layouts ORDER BY id")}
+        if not read_only:
+            self._add_layouts(structures)
+        self._current = {(layout.sid, layout.octets): number for number, layout in self._layouts.items()}
+        self._rows_of: dict[int, int] = dict(self._select(
+            "SELECT layout, count(*) FROM packets WHERE layout IS NOT NULL GROUP BY layout"))
+        self._where: dict[str, list[_Where]] = {}
+        for number, layout in self._layouts.items():
+            for i, (name, kind, at) in enumerate(layout.columns):
+                self._where.setdefault(name, []).append(_Where(number, i, kind, at))
 
     def __enter__(self) -> Self:
         return self
@@ -190,11 +267,12 @@ class Archive:
         """Keep one packet as received. The rows added next are decoded from it."""
         if len(self._packets) >= PENDING_MAX:
             self._drop_oldest()
-        self._packets.append((received_s, obt_s, apid, service, subservice, seq, octets))
+        self._packets.append([received_s, obt_s, apid, service, subservice, seq, octets, None])
 
-    def add_housekeeping(self, sid: int, obt_s: float, values: Sequence[float | int]) -> None:
-        """Keep the values of structure `sid`; NaN becomes NULL."""
-        self._add(self._housekeeping_sql[sid], (obt_s, *values))
+    def add_housekeeping(self, sid: int) -> None:
+        """Take the packet added last for a report of structure `sid`: its points can be asked for."""
+        row = self._packets[-1]
+        row[7] = self._current[sid, len(row[6])]
 
     def add_event(self, obt_s: float, row: EventRow, args: Sequence[float | int | str], text: str) -> None:
         """Keep an event report and its text."""
@@ -213,6 +291,15 @@ class Archive:
         """Note that `lost` units of `source` (for instance "APID 100") did not arrive."""
         if len(self._other) < PENDING_MAX:
             self._other.append((_GAP, (received_s, source, lost)))
+
+    def add_note(self, at_s: float, source: str, text: str) -> None:
+        """Keep a line of a procedure or an operator."""
+        self._other.append(("INSERT INTO notes (at_s, source, text) VALUES (?,?,?)", (at_s, source, text)))
+
+    def acknowledge(self, event_ids: Iterable[int], at_s: float) -> None:
+        """Note that an operator took note of events; what was acknowledged before stays as it is."""
+        self._other += [("INSERT OR IGNORE INTO acknowledged VALUES (?,?)", (event_id, at_s))
+                        for event_id in event_ids]
 
     def set_state(self, command_id: int, state: str) -> None:
         """Note the state of a command."""
@@ -263,6 +350,12 @@ class Archive:
         self._retry_at_s = now_s + _RETRY_S
         self.flush()
         self._retry_at_s = -math.inf
+        full = next((number for number, rows in self._rows_of.items() if rows > SEAL_PACKETS), None)
+        if full is not None and now_s >= self._seal_at_s:
+            try:
+                self._seal(full)
+            except StoreError:  # nothing is lost: the packets are rows, and room may come
+                self._seal_at_s = now_s + _SEAL_RETRY_S
         return True
 
     def flush(self) -> None:
@@ -274,7 +367,7 @@ class Archive:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            first = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM packets").fetchone()[0]
+            first = self._take_ids(len(self._packets))
             connection.executemany(_PACKET, [(first + i, *row) for i, row in enumerate(self._packets)])
             for sql, rows in self._decoded.items():
                 connection.executemany(sql, [(first + i, *row) for i, row in rows])
@@ -286,6 +379,9 @@ class Archive:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._failure(error) from error
+        for packet in self._packets:
+            if packet[7] is not None:
+                self._rows_of[packet[7]] = self._rows_of.get(packet[7], 0) + 1
         self._packets.clear()
         self._decoded.clear()
         self._other.clear()
@@ -296,40 +392,114 @@ class Archive:
 
     @property
     def points(self) -> list[str]:
-        """Every point that the archive has a column for, whichever dictionary it came from."""
-        return list(self._tables)
+        """Every point that the archive can be asked for, whichever dictionary it came from."""
+        return list(self._where)
 
     def latest(self) -> list[LatestRow]:
         """Return every point's value in the structure received last; structures never received are left out."""
-        rows = []
-        for table in dict.fromkeys(self._tables.values()):
-            names = [point for point, where in self._tables.items() if where == table]
-            columns = ", ".join(f't."{name}"' for name in names)
-            found = self._select(f"SELECT p.received_s, t.obt_s, {columns} FROM {table} t"
-                                 " JOIN packets p ON p.id = t.packet_id ORDER BY t.packet_id DESC LIMIT 1")
-            for received_s, obt_s, *values in found:
-                rows += [LatestRow(n, v, obt_s, received_s) for n, v in zip(names, values, strict=True)]
-        return rows
+        newest: dict[int, tuple[int, float, float, int, bytes]] = {}
+        for number, layout in self._layouts.items():
+            found = self._select("SELECT id, received_s, obt_s, octets FROM packets WHERE layout = ?"
+                                 " ORDER BY id DESC LIMIT 1", number)
+            if found and found[0][0] > newest.get(layout.sid, (0,))[0]:
+                packet_id, received_s, obt_s, octets = found[0]
+                newest[layout.sid] = (packet_id, received_s, obt_s, number, octets)
+        return [
+            LatestRow(name, _plain(kind, columns.raw_values(kind, at, [octets])[0]), obt_s, received_s)
+            for _, received_s, obt_s, number, octets in newest.values()
+            for name, kind, at in self._layouts[number].columns
+        ]
 
     def samples(self, point: str, since_s: float = -math.inf,
                 until_s: float = math.inf) -> list[tuple[float, float | int | None]]:
         """Return (`obt_s`, value) of one point with `since_s` <= `obt_s` < `until_s`, oldest first."""
-        table = self._tables.get(point)
-        if table is None:
-            raise StoreError(f"archive {self.path}: no point {point!r}")
-        return self._select(f'SELECT obt_s, "{point}" FROM {table} WHERE obt_s >= ? AND obt_s < ?'
-                            " ORDER BY obt_s, packet_id", since_s, until_s)
+        found = self.series(point, since_s, until_s)
+        whole = all(where.kind[0] != "f" for where in self._where[point])
+        if whole:
+            return [(t, int(v)) for t, v in zip(found.obt_s.tolist(), found.values.tolist(), strict=True)]
+        return [(t, v if math.isfinite(v) else None)
+                for t, v in zip(found.obt_s.tolist(), found.values.tolist(), strict=True)]
+
+    def series(self, point: str, since_s: float = -math.inf, until_s: float = math.inf) -> Series:
+        """Return every sample of one point with `since_s` <= `obt_s` < `until_s`, oldest first."""
+        return self._read(point, since_s, until_s)
+
+    def decimated(self, point: str, since_s: float = -math.inf, until_s: float = math.inf,
+                  stretches: int = 1000) -> Series:
+        """Return samples as `series` does where they are few, else least and greatest for each of `stretches`.
+
+        No peak is lost. Blocks shorter than a stretch are not opened: their least and greatest are in an index.
+        """
+        found = self._find(point)
+        first_s, last_s = self.span(point)
+        since_s, until_s = max(since_s, first_s), min(until_s, math.nextafter(last_s, math.inf))
+        step_s = (until_s - since_s) / stretches
+        if not step_s > 0.0:
+            return self._read(point, since_s, until_s)
+        short = [row for where in found for row in self._select(
+            "SELECT b.obt_first_s, b.obt_last_s, c.minimum, c.maximum FROM blocks b JOIN columns c"
+            f" ON c.block = b.id AND c.number = ? WHERE b.layout = ? AND {_IS_SHORT}",
+            where.number, where.layout, since_s, until_s, step_s)]
+        rest = self._read(point, since_s, until_s, step_s)
+        if not short:
+            return _thinned(rest, since_s, step_s, stretches)
+        table = np.array(short, np.float64)  # None becomes NaN
+        return _thinned(Series(np.append(rest.obt_s, 0.5 * (table[:, 0] + table[:, 1])),
+                               np.append(rest.values, table[:, 3]), np.append(rest.values, table[:, 2])),
+                        since_s, step_s, stretches)
+
+    def _read(self, point: str, since_s: float, until_s: float, short_s: float = -1.0) -> Series:
+        """Read samples of a window out of rows, and out of blocks but those within it and up to `short_s` long."""
+        times: list[Array] = []
+        values: list[Array] = []
+        for where in self._find(point):
+            for block, obt, octets in self._select(
+                "SELECT b.id, b.obt, c.octets FROM blocks b JOIN columns c ON c.block = b.id AND c.number = ?"
+                f" WHERE b.layout = ? AND b.obt_last_s >= ? AND b.obt_first_s < ? AND NOT ({_IS_SHORT}) ORDER BY b.id",
+                where.number, where.layout, since_s, until_s, since_s, until_s, short_s,
+            ):
+                times.append(self._unpacked(block, columns.unpack_times, obt))
+                values.append(self._unpacked(block, partial(columns.values_of, where.kind), octets))
+            rows = self._select("SELECT obt_s, octets FROM packets WHERE layout = ? AND obt_s >= ? AND obt_s < ?"
+                                " ORDER BY id", where.layout, since_s, until_s)
+            times.append(np.array([row[0] for row in rows], np.float64))
+            values.append(columns.raw_values(where.kind, where.at, [row[1] for row in rows]))
+        obt_s, value = np.concatenate(times), np.concatenate(values)
+        inside = np.flatnonzero((obt_s >= since_s) & (obt_s < until_s))
+        order = inside[np.argsort(obt_s[inside], kind="stable")]
+        return Series(obt_s[order], value[order])
+
+    def span(self, point: str | None = None) -> tuple[float, float]:
+        """Return first and last on-board time of `point`, or of all housekeeping; (inf, -inf) where there is none."""
+        numbers = list(self._layouts) if point is None else [where.layout for where in self._find(point)]
+        found = [row for number in numbers for row in (
+            *self._select("SELECT min(obt_s), max(obt_s) FROM packets WHERE layout = ?", number),
+            *self._select("SELECT min(obt_first_s), max(obt_last_s) FROM blocks WHERE layout = ?", number),
+        ) if row[0] is not None]
+        return (min((row[0] for row in found), default=math.inf), max((row[1] for row in found), default=-math.inf))
 
     def events(self, since_s: float = -math.inf, until_s: float = math.inf,
                severity: Severity = Severity.INFO) -> list[EventEntry]:
         """Return events of at least `severity` with `since_s` <= `obt_s` < `until_s`, oldest first."""
+        return self._events("e.obt_s >= ? AND e.obt_s < ? AND e.severity >= ? ORDER BY e.obt_s, e.packet_id",
+                            since_s, until_s, int(severity))
+
+    def newest_events(self, after_id: int = 0, count: int = 500) -> list[EventEntry]:
+        """Return the newest `count` events received after the one `after_id` names, in the order of reception."""
+        return self._events("e.packet_id > ? ORDER BY e.packet_id DESC LIMIT ?", after_id, count)[::-1]
+
+    def _events(self, where: str, *values: float) -> list[EventEntry]:
         rows = self._select(
-            "SELECT e.obt_s, p.received_s, e.number, e.name, e.severity, e.text, e.args FROM events e"
-            " JOIN packets p ON p.id = e.packet_id"
-            " WHERE e.obt_s >= ? AND e.obt_s < ? AND e.severity >= ? ORDER BY e.obt_s, e.packet_id",
-            since_s, until_s, int(severity))
-        return [EventEntry(obt, received, number, name, Severity(level), text, tuple(json.loads(args)))
-                for obt, received, number, name, level, text, args in rows]
+            "SELECT e.obt_s, p.received_s, e.number, e.name, e.severity, e.text, e.args, e.packet_id, a.at_s"
+            " FROM events e JOIN packets p ON p.id = e.packet_id LEFT JOIN acknowledged a ON a.packet_id = e.packet_id"
+            f" WHERE {where}", *values)
+        return [EventEntry(obt, received, number, name, Severity(level), text, tuple(json.loads(args)), event_id, ack)
+                for obt, received, number, name, level, text, args, event_id, ack in rows]
+
+    def notes(self, since_s: float = -math.inf, until_s: float = math.inf) -> list[NoteEntry]:
+        """Return notes with `since_s` <= `at_s` < `until_s` in the order they were made."""
+        return [NoteEntry(*row) for row in self._select(
+            "SELECT at_s, source, text FROM notes WHERE at_s >= ? AND at_s < ? ORDER BY id", since_s, until_s)]
 
     def commands(self, since_s: float = -math.inf, until_s: float = math.inf) -> list[CommandEntry]:
         """Return commands with `since_s` <= `sent_s` < `until_s` in the order they were sent."""
@@ -359,13 +529,102 @@ class Archive:
 
     def packets(self, since_s: float = -math.inf, until_s: float = math.inf) -> Iterator[PacketRow]:
         """Yield packets with `since_s` <= `received_s` < `until_s` in the order they were received."""
-        after = 0
-        while rows := self._select("SELECT * FROM packets WHERE received_s >= ? AND received_s < ? AND id > ?"
-                                   " ORDER BY id LIMIT 1000", since_s, until_s, after):
-            yield from (PacketRow(*row) for row in rows)
-            after = rows[-1][0]
+        firsts = [row[0] for row in (
+            *self._select("SELECT min(id) FROM packets WHERE received_s >= ? AND received_s < ?", since_s, until_s),
+            *self._select("SELECT min(packet_first) FROM blocks WHERE received_last_s >= ? AND received_first_s < ?",
+                          since_s, until_s)) if row[0] is not None]
+        lasts = [row[0] for row in (
+            *self._select("SELECT max(id) FROM packets WHERE received_s >= ? AND received_s < ?", since_s, until_s),
+            *self._select("SELECT max(packet_last) FROM blocks WHERE received_last_s >= ? AND received_first_s < ?",
+                          since_s, until_s)) if row[0] is not None]
+        opened: dict[int, list[PacketRow]] = {}
+        for low in range(min(firsts, default=0), max(lasts, default=-1) + 1, _CHUNK_IDS):
+            high = low + _CHUNK_IDS
+            self._connection.execute("BEGIN")  # rows and blocks of one moment: nothing is sealed in between
+            try:
+                rows = [PacketRow(*row) for row in self._select(
+                    "SELECT id, received_s, obt_s, apid, service, subservice, seq, octets FROM packets"
+                    " WHERE id >= ? AND id < ?", low, high)]
+                blocks = [row[0] for row in self._select(
+                    "SELECT id FROM blocks WHERE packet_last >= ? AND packet_first < ?", low, high)]
+                opened = {block: opened.get(block) or self._open_block(block) for block in blocks}
+            finally:
+                self._connection.execute("COMMIT")
+            rows += [row for found in opened.values() for row in found if low <= row.packet_id < high]
+            yield from (row for row in sorted(rows) if since_s <= row.received_s < until_s)
 
     # -- inside
+
+    def _take_ids(self, count: int) -> int:
+        """Return the first of `count` packet ids, never used before, within a transaction."""
+        last: int = self._connection.execute(
+            "INSERT INTO counters VALUES ('packets', :n) ON CONFLICT (name) DO UPDATE SET value = value + :n"
+            " RETURNING value", {"n": count}).fetchone()[0]
+        return last - count + 1
+
+    def _seal(self, number: int) -> None:
+        """Turn the oldest `SEAL_PACKETS` rows of one layout into a block."""
+        connection, layout = self._connection, self._layouts[number]
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            rows = connection.execute("SELECT id, received_s, obt_s, octets FROM packets WHERE layout = ?"
+                                      " ORDER BY id LIMIT ?", (number, SEAL_PACKETS)).fetchall()
+            if len(rows) == SEAL_PACKETS:  # fewer where another writer sealed them
+                ids, received_s, obt_s, packets = zip(*rows, strict=True)
+                headers, made = columns.columns_of(layout, packets)
+                block = connection.execute(
+                    "INSERT INTO blocks VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
+                    (number, min(obt_s), max(obt_s), min(received_s), max(received_s), ids[0], ids[-1], len(ids),
+                     columns.pack_numbers(ids), columns.pack_times(np.array(obt_s)),
+                     columns.pack_times(np.array(received_s)), headers)).fetchone()[0]
+                connection.executemany("INSERT INTO columns VALUES (NULL,?,?,?,?,?)",
+                                       [(block, i, c.minimum, c.maximum, c.octets) for i, c in enumerate(made)])
+                connection.execute("DELETE FROM packets WHERE layout = ? AND id <= ?", (number, ids[-1]))
+            left = connection.execute("SELECT count(*) FROM packets WHERE layout = ?", (number,)).fetchone()[0]
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        self._rows_of[number] = left
+
+    def _open_block(self, block: int) -> list[PacketRow]:
+        """Return the packets of a block as they were received."""
+        number, ids, obt, received, headers = self._select(
+            "SELECT layout, ids, obt, received, headers FROM blocks WHERE id = ?", block)[0]
+        stored = [row[0] for row in self._select("SELECT octets FROM columns WHERE block = ? ORDER BY number", block)]
+        packets = self._unpacked(block, lambda _: columns.packets_of(self._layouts[number], headers, stored), b"")
+        return [
+            PacketRow(packet_id, received_s, obt_s, (octets[0] << 8 | octets[1]) & 0x7FF, octets[7], octets[8],
+                      (octets[2] << 8 | octets[3]) & 0x3FFF, octets)
+            for packet_id, received_s, obt_s, octets in zip(
+                columns.unpack_numbers(ids), columns.unpack_times(received).tolist(),
+                columns.unpack_times(obt).tolist(), packets, strict=True)
+        ]
+
+    def _unpacked(self, block: int, unpack: Callable[[bytes], T], octets: bytes) -> T:
+        try:
+            return unpack(octets)
+        except (zlib.error, ValueError) as error:
+            raise StoreError(f"archive {self.path}: block {block} is corrupt: {error}") from error
+
+    def _find(self, point: str) -> list[_Where]:
+        found = self._where.get(point)
+        if found is None:
+            raise StoreError(f"archive {self.path}: no point {point!r}")
+        return found
+
+    def _add_layouts(self, structures: Sequence[Housekeeping]) -> None:
+        """Name this dictionary's layouts in the file; those of others stay."""
+        known = {layout: number for number, layout in self._layouts.items()}
+        for row in structures:
+            layout = columns.layout_of(row)
+            if layout not in known:
+                number = self._write_now("INSERT INTO layouts VALUES (NULL, :sid, :name, :octets, :columns)"
+                                         " RETURNING id",
+                                         {"sid": layout.sid, "name": layout.name, "octets": layout.octets,
+                                          "columns": layout.to_text()})
+                self._layouts[number] = layout
+            else:  # the newest of equal size is the one in use
+                self._layouts[known[layout]] = self._layouts.pop(known[layout])
 
     def _add(self, sql: str, row: tuple[object, ...]) -> None:
         rows = self._decoded.get(sql)
@@ -414,7 +673,7 @@ class Archive:
         except sqlite3.Error as error:
             raise StoreError(f"archive {self.path} cannot be read: {error}") from error
 
-    def _open(self, structures: Sequence[Housekeeping]) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         path = self.path.absolute()
         if self._read_only and not path.is_file():
             raise StoreError(f"archive {self.path} does not exist")
@@ -428,7 +687,7 @@ class Archive:
             if not self._read_only:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
-                _bring_up_to_date(connection, structures)
+                _make_tables(connection)
         except (sqlite3.Error, StoreError) as error:
             if connection is not None:
                 connection.close()
@@ -443,16 +702,8 @@ class Archive:
         is_empty = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if application != APPLICATION_ID and (self._read_only or not is_empty):
             raise StoreError(f"archive {self.path} is not a ground archive")
-        if version > SCHEMA_VERSION:
-            raise StoreError(f"archive {self.path} has schema {version}, this ground station reads up to "
-                             f"{SCHEMA_VERSION}")
-
-    def _structure_tables(self) -> dict[str, str]:
-        """Map every point to the table that has its column, as the file itself says."""
-        tables = self._select(r"SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'hk\_%'"
-                              r" ESCAPE '\' ORDER BY rowid")
-        return {column[1]: table for table, in tables
-                for column in self._select(f"PRAGMA table_info({table})")[2:]}
+        if application == APPLICATION_ID and version != SCHEMA_VERSION:
+            raise StoreError(f"archive {self.path} has schema {version}, this ground station reads {SCHEMA_VERSION}")
 
 
 def _command_entry(row: tuple[int, int, float, str, str, str], stages: tuple[StageEntry, ...]) -> CommandEntry:
@@ -460,34 +711,31 @@ def _command_entry(row: tuple[int, int, float, str, str, str], stages: tuple[Sta
     return CommandEntry(command_id, request_id, sent_s, verb, tuple(json.loads(args)), state, stages)
 
 
-def _table(row: Housekeeping) -> str:
-    return f"hk_{row.name}"
-
-
-def _insert_sql(table: str, columns: Sequence[str]) -> str:
-    names = ", ".join(f'"{column}"' for column in columns)
-    return f"INSERT INTO {table} ({names}) VALUES ({','.join('?' * len(columns))})"
-
-
-def _bring_up_to_date(connection: sqlite3.Connection, structures: Sequence[Housekeeping]) -> None:
-    """Make the tables, and add the columns that this dictionary has more; nothing is ever dropped."""
+def _make_tables(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         for statement in _SCHEMA:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    for row in structures:
-        table = _table(row)
-        connection.execute(f"CREATE TABLE IF NOT EXISTS {table}"
-                           " (packet_id INTEGER PRIMARY KEY, obt_s REAL NOT NULL)")
-        connection.execute(f"CREATE INDEX IF NOT EXISTS {table}_obt ON {table} (obt_s)")
-        present = {column[1] for column in connection.execute(f"PRAGMA table_info({table})")}
-        for point in row.points:
-            if point.name not in present:
-                kind = "REAL" if point.kind in {"f32", "f64"} else "INTEGER"
-                connection.execute(f'ALTER TABLE {table} ADD COLUMN "{point.name}" {kind}')
     connection.execute("COMMIT")
+
+
+def _plain(kind: str, value: float) -> float | int | None:
+    return (float(value) if math.isfinite(value) else None) if kind[0] == "f" else int(value)
+
+
+def _thinned(found: Series, since_s: float, step_s: float, stretches: int) -> Series:
+    """Take least and greatest of each stretch where there are more than two samples a stretch."""
+    if found.obt_s.size <= 2 * stretches and found.lows is None:
+        return found
+    lows = found.values if found.lows is None else found.lows
+    order = np.argsort(found.obt_s, kind="stable")
+    obt_s, values, lows = found.obt_s[order], found.values[order], lows[order]
+    place = np.minimum(((obt_s - since_s) / step_s).astype(np.int64), stretches - 1)
+    starts = np.flatnonzero(np.diff(place, prepend=-1))
+    return Series(since_s + (place[starts] + 0.5) * step_s, np.fmax.reduceat(values, starts),
+                  np.fmin.reduceat(lows, starts))
 
 
 def _json(values: Sequence[float | int | str]) -> str:

@@ -23,8 +23,6 @@ from flightsw.dictionary.commands import COMMANDS, Command, Value
 from flightsw.dictionary.events import EventRow
 from flightsw.dictionary.telemetry import HOUSEKEEPING, Housekeeping, unpack_event, unpack_housekeeping
 from flightsw.errors import LinkError, StoreError
-from flightsw.link.coding import CaduSynchroniser
-from flightsw.link.frames import TmDeframer
 from flightsw.link.packets import Telemetry, unpack_tm
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import (
@@ -36,6 +34,7 @@ from flightsw.link.services import (
     unpack_parameter,
     unpack_verification,
 )
+from flightsw.link.stack import STANDARD, Stack
 from ground.archive import PENDING_MAX, Archive, CommandEntry
 
 _SEQUENCE_COUNTS = 0x4000
@@ -155,7 +154,7 @@ class Station:
     """
 
     def __init__(self, link: ByteStream, archive: Archive, *, scid: int, apid: int, epoch_s: float,
-                 source_id: int = 0) -> None:
+                 source_id: int = 0, stack: Stack = STANDARD) -> None:
         self.link = link
         self.archive = archive
         self.heard_s: float | None = None  # when the last valid frame was received
@@ -171,8 +170,9 @@ class Station:
         self._apid = apid
         self._epoch_s = epoch_s
         self._source_id = source_id
-        self._synchroniser = CaduSynchroniser()
-        self._deframer = TmDeframer(scid)
+        self._stack = stack
+        self._receiver = stack.receiver(scid)
+        self._heard_frames = 0
         self._lost_frames = 0
         self._next_message: dict[tuple[int, int, int], int] = {}
         self._commands: dict[int, CommandRecord] = {}  # bounded: a request id comes again after 16,384
@@ -183,17 +183,17 @@ class Station:
     @property
     def bad_frames(self) -> int:
         """Frames that did not close or were not this spacecraft's."""
-        return self._synchroniser.bad_frames + self._deframer.bad_frames + self._deframer.foreign_frames
+        return self._receiver.bad_frames
 
     @property
     def skipped_octets(self) -> int:
         """Octets received outside frames."""
-        return self._synchroniser.skipped_octets
+        return self._receiver.skipped_octets
 
     @property
     def lost_frames(self) -> int:
         """Frames missing by the counter in those received."""
-        return self._deframer.lost_frames
+        return self._receiver.lost_frames
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every report from now on, once it is in the archive."""
@@ -224,15 +224,16 @@ class Station:
         """
         octets = self.link.read()
         if octets:
-            deframer = self._deframer
-            for frame in self._synchroniser.push(octets):
+            receiver = self._receiver
+            for packet in receiver.push(octets):
+                self._take(packet, now_s)
+            if receiver.heard_frames != self._heard_frames:
+                self._heard_frames = receiver.heard_frames
                 self.heard_s = now_s
-                for _, packet in deframer.push(frame):
-                    self._take(packet, now_s)
-            if deframer.lost_frames != self._lost_frames:
+            if receiver.lost_frames != self._lost_frames:
                 self.archive.add_gap(self._epoch_s + now_s, "TM frames",
-                                     deframer.lost_frames - self._lost_frames)
-                self._lost_frames = deframer.lost_frames
+                                     receiver.lost_frames - self._lost_frames)
+                self._lost_frames = receiver.lost_frames
         if self._open:
             self._give_up_late(now_s)
         self._publish(now_s)
@@ -247,7 +248,7 @@ class Station:
         args = tuple(values)
         seq_count = self.archive.take_count(f"tc_sequence_{self._apid}", _SEQUENCE_COUNTS)
         built = build_telecommand(row, args, apid=self._apid, seq_count=seq_count, scid=self._scid,
-                                  source_id=self._source_id)
+                                  source_id=self._source_id, stack=self._stack)
         command_id = self.archive.add_command(built.request_id, self._epoch_s + now_s, verb, args, built.packet,
                                               CommandState.SENT)
         record = CommandRecord(command_id, built.request_id, verb, args, CommandState.SENT, now_s, now_s,
@@ -291,7 +292,7 @@ class Station:
             raise LinkError(f"report of application {apid}, this dictionary is of {self._apid}")
         if service == 3 and subservice == 25:
             row, values = unpack_housekeeping(data)
-            self.archive.add_housekeeping(row.sid, obt_s, values)
+            self.archive.add_housekeeping(row.sid)
             report = HousekeepingReport(now_s, obt_s, row, values)
             self.received[row.sid] = report
             self._queue(report)

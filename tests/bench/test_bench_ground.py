@@ -12,6 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from flightsw.dictionary.telemetry import BY_SID, POINT_INDEX, POINTS
 from flightsw.link.services import Reporter
 from ground.archive import Archive
+from ground.columns import layout_of
 from ground.station import Station
 from ground.watch import Screen
 
@@ -48,12 +49,12 @@ class Downlink:
 
 @pytest.mark.benchmark(group="ground archive, 200 packets")
 def test_bench_archive_batch(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    values = POOL[: len(BY_SID[1].points)]
+    octets = bytes(layout_of(BY_SID[1]).octets)
     with Archive(tmp_path / "a.sqlite") as archive:
         def write() -> None:
             for i in range(PACKETS):
-                archive.add_packet(1.0, 2.0, APID, 3, 25, i, b"x" * 80)
-                archive.add_housekeeping(1, 2.0, values)
+                archive.add_packet(1.0, 2.0, APID, 3, 25, i, octets)
+                archive.add_housekeeping(1)
             assert archive.tend(0.0)
 
         benchmark(write)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_satellite import PtySatellite
+from tiny_satellite import PtySatellite, add_report
 
 from flightsw.dictionary.commands import COMMANDS
 from flightsw.dictionary.parameters import PARAMETERS
@@ -180,8 +180,7 @@ def test_bad_port_and_bad_archive_are_one_line_and_exit_4(
 def test_show(capsys: pytest.CaptureFixture[str], archive: Path) -> None:
     with Archive(archive) as writer:
         for i in range(3):
-            writer.add_packet(1000.0 + i, 10.0 + i, 100, 3, 25, i, b"")
-            writer.add_housekeeping(2, 10.0 + i, [float(i), 1.0, 2.0, 3.0, float("nan")])
+            add_report(writer, 10.0 + i, 2, [float(i), 1.0, 2.0, 3.0, float("nan")])
     at = ("show", "--archive", str(archive))
     assert main([*at, "plate_c", "--since", "11", "--until", "1970-01-01T00:00:12", "--json"]) == 0
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"obt_s": 11.0, "value": 1.0}]
@@ -189,7 +188,7 @@ def test_show(capsys: pytest.CaptureFixture[str], archive: Path) -> None:
     assert capsys.readouterr().out.splitlines() == [f"1970-01-01T00:00:1{i}Z missing" for i in range(3)]
     assert main([*at, "--json"]) == 0
     latest = {row["point"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
-    assert latest["plate_c"] == {"point": "plate_c", "value": 2.0, "obt_s": 12.0, "received_s": 1002.0,
+    assert latest["plate_c"] == {"point": "plate_c", "value": 2.0, "obt_s": 12.0, "received_s": 1012.0,
                                  "unit": "degC"}
     assert latest["array_c"]["value"] is None
     assert main([*at, "gaps"]) == 0

@@ -7,11 +7,13 @@ import os
 import select
 import threading
 import tty
+from collections.abc import Sequence
 from types import TracebackType
 
 from flightsw.dictionary import commands, parameters
 from flightsw.dictionary.commands import Context, Rejection
-from flightsw.dictionary.telemetry import POINT_INDEX, POINTS
+from flightsw.dictionary.telemetry import BY_SID, POINT_INDEX, POINTS, Housekeeping, pack_values
+from flightsw.link.packets import Telemetry, pack_tm
 from flightsw.link.services import (
     STAGE_ACCEPTED,
     STAGE_COMPLETED,
@@ -20,6 +22,7 @@ from flightsw.link.services import (
     Reporter,
 )
 from flightsw.state import Effect, Event, Mode, Pong, ReportHousekeeping, SetMode, SetParameter
+from ground.archive import Archive
 
 SCID, APID = 42, 100
 
@@ -72,6 +75,20 @@ class TinySatellite:
 
     def downlink(self) -> bytes:
         return self.reporter.take(1 << 20)
+
+
+def report_packet(obt_s: float, sid: int, values: Sequence[float | int], row: Housekeeping | None = None) -> bytes:
+    """A housekeeping packet as the satellite sends it."""
+    types = [point.kind for point in (row or BY_SID[sid]).points]
+    data = bytes((sid,)) + pack_values(types, values)
+    return pack_tm(Telemetry(APID, int(obt_s) & 0x3FFF, 3, 25, int(obt_s) & 0xFFFF, 0, obt_s, data))
+
+
+def add_report(archive: Archive, obt_s: float, sid: int, values: Sequence[float | int],
+               row: Housekeeping | None = None) -> None:
+    """Put a housekeeping report into an archive, received at 1000 s and `obt_s`."""
+    archive.add_packet(1000.0 + obt_s, obt_s, APID, 3, 25, int(obt_s) & 0x3FFF, report_packet(obt_s, sid, values, row))
+    archive.add_housekeeping(sid)
 
 
 class Wire:
