@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills channels governor-search build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills metering channels governor-search archive-year build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -32,11 +32,17 @@ bench-admission: $(READY) ## what an answer costs beside up to 4,000 jobs, drawn
 job-kills: $(READY) ## kill supervisor, jobs and guardian 1,000 times at random; nothing lost, nothing doubled
 	@$(BIN)/python tests/flightsw/job_kills.py 1000
 
+metering: $(READY) ## hold a mission day's bill against the true satellite: 3 % in all, 10 % for each job
+	@$(BIN)/python tests/hil/metering_day.py
+
 channels: $(READY) ## lose every telemetry channel in turn, in every way, at its worst moment; no limit may be crossed
 	@$(BIN)/hil channels
 
 governor-search: $(READY) ## look among 100,000 states for one from which the governor's shed comes too late
 	@$(BIN)/hil governor-search
+
+archive-year: $(READY) ## a year of 1 Hz housekeeping (60 parameters) into out/year.sqlite, asked for days of it; 3 GB
+	@$(BIN)/python tests/bench/archive_year.py out/year.sqlite
 
 build: $(READY) ## compile the C kernels and the guardian
 
