@@ -25,6 +25,7 @@ from flightsw.jobs.policy import BorderWatch, Regions
 from flightsw.jobs.vault import Entropy, Vault
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver, Reporter
+from flightsw.link.stack import Stack
 from flightsw.mission import Mission
 from flightsw.orbit import Orbit, parse_tle
 from flightsw.physics import model
@@ -91,6 +92,11 @@ def guardian_config(mission: Mission) -> GuardianConfig:
     return GuardianConfig((modes[0].cap_w,) * nodes, (modes[-1].cap_w,) * nodes, 60.0)
 
 
+def stack_of(mission: Mission) -> Stack:
+    """How the mission's line is coded, for both ends."""
+    return Stack(mission.link.framing, mission.link.frame_octets)
+
+
 def custody_of(mission: Mission, where: str, bundles: Mapping[str, Bundle], regions: Regions,
                outputs_of: Callable[[int], Path], folder: Path, entropy: Entropy, now_s: float) -> Custody:
     """Build what keeps the data rules of the jobs in `bundles`, with keys, sealed results and log in `folder`."""
@@ -119,10 +125,11 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
     recorder = Recorder(folder / f"boot-{boot_count:04d}.fswrec",
                         Start(mission_toml, start_s, boot_count, last.mode, jobs), RECORDING_LIMIT_OCTETS)
     link = mission.link
-    reporting = Reporting(mission, Reporter(link.spacecraft_id, link.apid, link.store_octets), parts.port)
+    stack = stack_of(mission)
+    reporting = Reporting(mission, Reporter(link.spacecraft_id, link.apid, link.store_octets, stack), parts.port)
     supervisor = Supervisor(
         mission, board=parts.board, guardian=parts.guardian, runner=parts.runner, inbox=parts.inbox,
-        port=parts.port, receiver=CommandReceiver(link.spacecraft_id, link.apid), reporting=reporting,
+        port=parts.port, receiver=CommandReceiver(link.spacecraft_id, link.apid, stack), reporting=reporting,
         ledger=ledger, facts=facts, brain=Brain(mission, forecaster, jobs), forecaster=forecaster,
         recorder=recorder, obt_offset_s=start_s, boot_count=boot_count, always_transmit=parts.always_transmit,
         duty_throttle=parts.duty_throttle, custody=parts.custody,

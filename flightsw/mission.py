@@ -12,7 +12,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from flightsw.declared import Reader, number, parse_toml, problems_error, read_text
+from flightsw.declared import Reader, number, parse_toml, problems_error, read_text, text
 from flightsw.dictionary import parameters
 from flightsw.state import NODE_COUNT_MAX
 
@@ -140,12 +140,18 @@ class MarginConfig:
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:
-    """Identity on the link (CCSDS 133.0-B-2, 132.0-B-3) and the serial line."""
+    """Identity on the link (CCSDS 133.0-B-2, 132.0-B-3), the serial line, and the stack over it.
+
+    `framing`: "cadu" (TM frames and CLTUs) or "cobs" (packets, for a bench). `frame_octets`: 223, or 1115 with
+    interleave 5 of a Reed-Solomon code.
+    """
 
     spacecraft_id: int = number("", 0, 1023)
     apid: int = number("", 1, 2039)
     baud: int = number("baud", 1200, 12_000_000)
     store_octets: int = number("octets", 4096, 1_000_000_000)
+    framing: str = text("cadu|cobs", "'cadu' or 'cobs'", "cadu")
+    frame_octets: int = number("octets", 223, 1115, 223)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +236,8 @@ def _consistency_problems(mission: Mission) -> list[str]:
     if mission.array.attitude not in {"sun", "nadir"}:
         problems.append(f"array.attitude = {mission.array.attitude!r}: 'sun' (tracks the Sun) or 'nadir' "
                         f"(body-fixed, zenith side)")
+    if mission.link.frame_octets not in {223, 1115}:
+        problems.append(f"link.frame_octets = {mission.link.frame_octets}: 223 octets, or 1115 (interleave 5)")
     names = [station.name for station in mission.stations]
     if not names or len(set(names)) != len(names):
         problems.append(f"stations: at least one, with different names; found {names}")

@@ -12,8 +12,6 @@ from typing import NamedTuple
 from flightsw.dictionary import parameters as parameter_table
 from flightsw.dictionary.sensors import SENSORS
 from flightsw.dictionary.telemetry import HOUSEKEEPING, MISSING, POINT_INDEX, POINTS
-from flightsw.link.coding import ASM_OCTETS
-from flightsw.link.frames import TM_FRAME_OCTETS
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import Reporter
 from flightsw.mission import Mission
@@ -36,7 +34,6 @@ from flightsw.state import (
 _SENSOR_POINTS = tuple(POINT_INDEX[row.name] for row in SENSORS)
 _BITS_PER_OCTET_ON_LINE = 10  # start, eight data, stop
 _BURST_S = 1.0  # most line time that a late tick may make up for at once
-_CADU_OCTETS = ASM_OCTETS + TM_FRAME_OCTETS
 
 
 class Counters(NamedTuple):
@@ -80,6 +77,7 @@ class Reporting:
         self._port = port
         self._capacity_j = mission.battery.capacity_wh * 3600.0
         self._octets_per_s = mission.link.baud / _BITS_PER_OCTET_ON_LINE
+        self._credit_limit_octets = _BURST_S * self._octets_per_s + reporter.unit_octets
         self._pool: list[float | int] = [0 if point.kind.startswith("u") else MISSING for point in POINTS]
         self._period_s = {row.sid: row.period_s for row in HOUSEKEEPING}
         if mission.compute.nodes > 4:
@@ -123,7 +121,7 @@ class Reporting:
         self._reporter.acknowledge_uplink(frames_accepted)
         earned = (now_s - self._credited_until_s) * self._octets_per_s
         self._credited_until_s = now_s
-        self._credit_octets = min(self._credit_octets + earned, _BURST_S * self._octets_per_s + _CADU_OCTETS)
+        self._credit_octets = min(self._credit_octets + earned, self._credit_limit_octets)
         octets = self._reporter.take(int(self._credit_octets))
         if octets:
             self._credit_octets -= len(octets)

@@ -315,7 +315,7 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     book, trace = Logbook(truth.compute.nodes), Trace(truth.compute.nodes)
     with Archive(folder / "ground.sqlite", commit_s=_COMMIT_S) as archive:
         station = Station(line.b, archive, scid=mission.link.spacecraft_id, apid=mission.link.apid,
-                          epoch_s=scenario.start_unix_s)
+                          epoch_s=scenario.start_unix_s, stack=compose.stack_of(mission))
         operator = _Operator(scenario, station, rises_s)
         stopwatch = _loop(scenario, supervisor, satellite, line, operator, seen.tolist(), book, trace, advanced)
         supervisor.close()

@@ -33,7 +33,7 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from flightsw.clock import MonotonicClock
-from flightsw.compose import guardian_config
+from flightsw.compose import guardian_config, stack_of
 from flightsw.dictionary.commands import Value, parse_text_argument
 from flightsw.dictionary.sensors import INDEX
 from flightsw.errors import ConfigError, LinkError
@@ -320,7 +320,8 @@ class SerialBench:
             archive = stack.enter_context(Archive(folder / "ground.sqlite"))
             ground_port = stack.enter_context(SerialPort(line.port_b, link.baud))
             station = Station(ground_port, archive, scid=self._mission.link.spacecraft_id,
-                              apid=self._mission.link.apid, epoch_s=scenario.start_unix_s)
+                              apid=self._mission.link.apid, epoch_s=scenario.start_unix_s,
+                              stack=stack_of(self._mission))
             station.listen(self._hear(station))
             flight = FlightProcess(self._command(line.port_a, rig_line.port_a, run_folder), folder / "flight.log",
                                    folder / "flight" / "jobs")

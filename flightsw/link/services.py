@@ -14,14 +14,7 @@ from typing import NamedTuple
 
 from flightsw.dictionary import commands, events, telemetry
 from flightsw.errors import LinkError
-from flightsw.link.coding import CltuDecoder, encode_cadu, encode_cltu
-from flightsw.link.frames import (
-    VC_FILES,
-    VC_HOUSEKEEPING,
-    VC_REPORTS,
-    Clcw,
-    TmFramer,
-)
+from flightsw.link.frames import VC_FILES, VC_HOUSEKEEPING, VC_REPORTS, Clcw
 from flightsw.link.packets import (
     Telecommand,
     Telemetry,
@@ -32,6 +25,7 @@ from flightsw.link.packets import (
     pack_tm,
     unpack_tc,
 )
+from flightsw.link.stack import STANDARD, Stack
 from flightsw.link.tc_frames import build_tc_frame, parse_tc_frame
 from flightsw.state import Event, Received
 
@@ -95,18 +89,18 @@ class BuiltTelecommand(NamedTuple):
 
 
 def build_telecommand(row: commands.Command, values: Sequence[commands.Value], *, apid: int, seq_count: int,
-                      scid: int, source_id: int = 0) -> BuiltTelecommand:
-    """Build one telecommand down to its CLTU; LinkError names the argument that is out of bounds."""
+                      scid: int, source_id: int = 0, stack: Stack = STANDARD) -> BuiltTelecommand:
+    """Build one telecommand down to the line; LinkError names the argument that is out of bounds."""
     packet = pack_tc(Telecommand(apid, seq_count, _ACK_ALL, row.service, row.subservice, source_id,
                                  commands.pack_arguments(row, values)))
     (request_id,) = _REQUEST.unpack_from(packet)
-    return BuiltTelecommand(request_id, packet, encode_cltu(build_tc_frame(packet, scid)))
+    return BuiltTelecommand(request_id, packet, stack.encode_tc(build_tc_frame(packet, scid)))
 
 
-def build_file_uplink(pdu: bytes, *, apid: int, seq_count: int, scid: int) -> bytes:
-    """Build one CFDP PDU for the satellite's file service down to its CLTU; LinkError where it is too long."""
+def build_file_uplink(pdu: bytes, *, apid: int, seq_count: int, scid: int, stack: Stack = STANDARD) -> bytes:
+    """Build one CFDP PDU for the satellite's file service down to the line; LinkError where it is too long."""
     packet = pack_file_packet(file_apid(apid), seq_count, pdu, is_telecommand=True)
-    return encode_cltu(build_tc_frame(packet, scid))
+    return stack.encode_tc(build_tc_frame(packet, scid))
 
 
 class Reporter:
@@ -119,10 +113,11 @@ class Reporter:
     _REPORTS_OCTETS = 262_144  # about 4,000 events: days of them
     _FILES_OCTETS = 4_194_304  # never filled: files are asked for as the line takes them
 
-    def __init__(self, scid: int, apid: int, store_octets: int) -> None:
+    def __init__(self, scid: int, apid: int, store_octets: int, stack: Stack = STANDARD) -> None:
         self._apid = apid
-        self._framer = TmFramer(scid, {VC_REPORTS: self._REPORTS_OCTETS, VC_HOUSEKEEPING: store_octets,
-                                       VC_FILES: self._FILES_OCTETS})
+        self._sender = stack.sender(scid, {VC_REPORTS: self._REPORTS_OCTETS, VC_HOUSEKEEPING: store_octets,
+                                           VC_FILES: self._FILES_OCTETS})
+        self.unit_octets = self._sender.unit_octets  # what goes on the line in one piece
         self._seq_count = 0
         self._file_seq_count = 0
         self._msg_counters: dict[tuple[int, int], int] = {}
@@ -130,12 +125,12 @@ class Reporter:
     @property
     def dropped_packets(self) -> int:
         """Packets pushed out unsent since start."""
-        return self._framer.dropped_packets(VC_REPORTS) + self._framer.dropped_packets(VC_HOUSEKEEPING)
+        return self._sender.dropped_packets(VC_REPORTS) + self._sender.dropped_packets(VC_HOUSEKEEPING)
 
     @property
     def waiting_octets(self) -> int:
         """Octets that wait for a station."""
-        return self._framer.queued_octets(VC_REPORTS) + self._framer.queued_octets(VC_HOUSEKEEPING)
+        return self._sender.queued_octets(VC_REPORTS) + self._sender.queued_octets(VC_HOUSEKEEPING)
 
     def event(self, event: Event, obt_s: float) -> None:
         """Report an event; its arguments must fit its row."""
@@ -161,29 +156,27 @@ class Reporter:
     @property
     def waiting_file_octets(self) -> int:
         """Octets of files that were handed over and are not on the line yet."""
-        return self._framer.queued_octets(VC_FILES)
+        return self._sender.queued_octets(VC_FILES)
 
     def file(self, pdu: bytes) -> None:
         """Send one CFDP PDU, behind reports and housekeeping."""
         packet = pack_file_packet(file_apid(self._apid), self._file_seq_count, pdu, is_telecommand=False)
-        self._framer.submit(VC_FILES, packet)
+        self._sender.submit(VC_FILES, packet)
         self._file_seq_count = (self._file_seq_count + 1) & 0x3FFF
 
     def acknowledge_uplink(self, frames_accepted: int) -> None:
         """Show the number of accepted BD frames in the CLCW of every frame from now on."""
-        self._framer.set_clcw(Clcw(farm_b_count=frames_accepted & 3))
+        self._sender.set_clcw(Clcw(farm_b_count=frames_accepted & 3))
 
     def take(self, budget_octets: int) -> bytes:
-        """Return what goes on the line now: whole CADUs, at most `budget_octets`."""
-        per_frame = self._framer.frame_octets + 4
-        frames = self._framer.frames(budget_octets // per_frame)
-        return b"".join([encode_cadu(frame) for frame in frames]) if frames else b""
+        """Return what goes on the line now: at most `budget_octets`, in pieces of `unit_octets`."""
+        return self._sender.take(budget_octets)
 
     def _submit(self, vcid: int, service: int, subservice: int, obt_s: float, data: bytes) -> None:
         key = (service, subservice)
         counter = self._msg_counters.get(key, 0)
         self._msg_counters[key] = (counter + 1) & 0xFFFF
-        self._framer.submit(vcid, pack_tm(Telemetry(self._apid, self._seq_count, service, subservice, counter,
+        self._sender.submit(vcid, pack_tm(Telemetry(self._apid, self._seq_count, service, subservice, counter,
                                                     0, obt_s, data)))
         self._seq_count = (self._seq_count + 1) & 0x3FFF
 
@@ -191,10 +184,10 @@ class Reporter:
 class CommandReceiver:
     """The satellite's uplink: octets in, telecommands that passed every check of the link out."""
 
-    def __init__(self, scid: int, apid: int) -> None:
+    def __init__(self, scid: int, apid: int, stack: Stack = STANDARD) -> None:
         self._scid = scid
         self._apid = apid
-        self._decoder = CltuDecoder()
+        self._decoder = stack.tc_receiver()
         self._file_pdus: list[bytes] = []
         self.frames_accepted = 0
         self.frames_rejected = 0

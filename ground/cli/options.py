@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from flightsw.link.stack import FRAME_OCTETS, FRAMINGS, STANDARD, Stack
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 EXIT_COMPLETED, EXIT_REJECTED, EXIT_USAGE, EXIT_NO_ANSWER, EXIT_TROUBLE = range(5)
@@ -48,6 +50,15 @@ def add_link(parser: argparse.ArgumentParser, defaults: bool, port_required: boo
                         help="spacecraft id of the mission (42)")
     parser.add_argument("--apid", type=whole(1, 2039), default=default(100), metavar="N",
                         help="application id of the mission (100)")
+    parser.add_argument("--framing", choices=FRAMINGS, default=default(STANDARD.framing),
+                        help=f"link.framing of the mission ({STANDARD.framing})")
+    parser.add_argument("--frame-octets", type=int, choices=FRAME_OCTETS, default=default(STANDARD.frame_octets),
+                        help=f"link.frame_octets of the mission ({STANDARD.frame_octets})")
+
+
+def stack_of(options: argparse.Namespace) -> Stack:
+    """Return the stack that the options of the line name; LinkError where they do not go together."""
+    return Stack(options.framing, options.frame_octets)
 
 
 def instant(text: str) -> float:

@@ -25,6 +25,7 @@ from ground.cli.options import (
     Commands,
     add_link,
     plain,
+    stack_of,
     timeout,
 )
 from ground.relay import Progress, progress, send_through
@@ -131,7 +132,7 @@ def _send_alone(options: argparse.Namespace, row: Command, values: Sequence[Valu
     clock = MonotonicClock()
     with Archive(options.archive) as archive, SerialPort(options.port, options.baud) as port:
         station = Station(port, archive, scid=options.scid, apid=options.apid,
-                          epoch_s=time.time() - clock.now_s())
+                          epoch_s=time.time() - clock.now_s(), stack=stack_of(options))
         station.poll(clock.now_s())
         sent = station.send(row.verb, values, clock.now_s(), options.timeout)
         told = deque([progress(sent)])

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from flightsw.clock import MonotonicClock
 from flightsw.link.serial_port import SerialPort
 from ground.archive import Archive
-from ground.cli.options import EXIT_COMPLETED, EXIT_TEXT, Commands, add_link, plain
+from ground.cli.options import EXIT_COMPLETED, EXIT_TEXT, Commands, add_link, plain, stack_of
 from ground.relay import Door
 from ground.station import Report, Station
 from ground.watch import Screen, report_line
@@ -46,7 +46,8 @@ def _watch(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         archive = stack.enter_context(Archive(options.archive))
         port = stack.enter_context(SerialPort(options.port, options.baud))
-        station = Station(port, archive, scid=options.scid, apid=options.apid, epoch_s=epoch_s)
+        station = Station(port, archive, scid=options.scid, apid=options.apid, epoch_s=epoch_s,
+                          stack=stack_of(options))
         door = stack.enter_context(Door(station))
         view = _Terminal(station, epoch_s, options.port) if sys.stdout.isatty() else _Lines(station, epoch_s)
         stack.enter_context(view)

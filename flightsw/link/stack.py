@@ -1,0 +1,173 @@
+"""The stack that a mission chose: packets to octets on the serial line and back, and commands the other way.
+
+Satellite, station, bridge and rig take the ends of their line from one `Stack`, made of the `[link]` keys of the
+mission file; nothing else knows what lies between a packet and the line. Every end is bounded and never blocks;
+received octets are counted where they are of no use, never raised.
+
+`cadu` (default) is for radios and ground stations: TM transfer frames, randomised, behind sync markers; CLTUs up.
+`cobs` is for a bench: packets with a CRC between zero octets, and TC frames the same way up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from flightsw.errors import LinkError
+from flightsw.link import cobs
+from flightsw.link.coding import ASM_OCTETS, CaduSynchroniser, CltuDecoder, encode_cadu, encode_cltu
+from flightsw.link.frames import TM_FRAME_OCTETS, Clcw, TmDeframer, TmFramer, close_frame
+
+FRAMINGS: Final = ("cadu", "cobs")
+FRAME_OCTETS: Final = (TM_FRAME_OCTETS, 5 * TM_FRAME_OCTETS)
+
+
+class TmSender(Protocol):
+    """The satellite's end of the downlink: packets on virtual channels in, octets for the line out."""
+
+    @property
+    def unit_octets(self) -> int:
+        """Octets that go on the line in one piece: less than this may have to wait."""
+
+    def submit(self, vcid: int, packet: bytes, /) -> bool:
+        """Queue one space packet; see `PacketQueues.submit`."""
+
+    def queued_octets(self, vcid: int, /) -> int:
+        """Octets of whole packets waiting on a channel."""
+
+    def dropped_packets(self, vcid: int, /) -> int:
+        """Packets of a channel that were pushed out or refused since start."""
+
+    def set_clcw(self, clcw: Clcw, /) -> None:
+        """Say `clcw` of the uplink from now on, where the stack has a field for it."""
+
+    def take(self, budget_octets: int, /) -> bytes:
+        """Return what goes on the line now, at most `budget_octets`."""
+
+
+class TmReceiver(Protocol):
+    """The ground's end of the downlink: octets in, packets out, and counts of what did not come through."""
+
+    @property
+    def heard_frames(self) -> int:
+        """Frames, or units of a stack without frames, that closed."""
+
+    @property
+    def bad_frames(self) -> int:
+        """Those that did not, or were not this spacecraft's."""
+
+    @property
+    def lost_frames(self) -> int:
+        """Those missing by the counter in those received."""
+
+    @property
+    def skipped_octets(self) -> int:
+        """Octets received outside frames."""
+
+    @property
+    def corrected_octets(self) -> int:
+        """Wrong octets that the code put right."""
+
+    @property
+    def ocf(self) -> int | None:
+        """Operational control field of the last frame that had one."""
+
+    def push(self, octets: bytes, /) -> list[bytes]:
+        """Take received octets; return the packets completed by them."""
+
+
+class TcReceiver(Protocol):
+    """The satellite's end of the uplink."""
+
+    def push(self, octets: bytes, /) -> list[bytes]:
+        """Take received octets; return TC frames, each with up to 6 octets of fill, as yet unchecked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """How one mission's line is coded; both ends must be made from equal ones. Keys as in the mission file."""
+
+    framing: str = "cadu"
+    frame_octets: int = TM_FRAME_OCTETS
+
+    def __post_init__(self) -> None:
+        """Raise LinkError where the choices do not go together."""
+        if self.framing not in FRAMINGS:
+            raise LinkError(f"link framing {self.framing!r}, known are {', '.join(FRAMINGS)}")
+        if self.frame_octets not in FRAME_OCTETS:
+            raise LinkError(f"link frame_octets {self.frame_octets}, known are {FRAME_OCTETS[0]} and "
+                            f"{FRAME_OCTETS[1]} octets")
+
+    def sender(self, scid: int, queue_octets: dict[int, int]) -> TmSender:
+        """Make the satellite's end of the downlink; `queue_octets` as in `PacketQueues`."""
+        return cobs.UnitSender(queue_octets) if self.framing == "cobs" else _CaduSender(self, scid, queue_octets)
+
+    def receiver(self, scid: int) -> TmReceiver:
+        """Make the ground's end of the downlink."""
+        return cobs.UnitReceiver() if self.framing == "cobs" else _CaduReceiver(self, scid)
+
+    def synchroniser(self) -> CaduSynchroniser:
+        """Make what finds TM frames on the line, for who hands them on; LinkError where the stack has none."""
+        if self.framing == "cobs":
+            raise LinkError("link framing 'cobs' has no transfer frames")
+        return CaduSynchroniser(self.frame_octets)
+
+    def tc_receiver(self) -> TcReceiver:
+        """Make the satellite's end of the uplink."""
+        return cobs.UnitDecoder() if self.framing == "cobs" else CltuDecoder()
+
+    def encode_tc(self, frame: bytes) -> bytes:
+        """Put one TC frame on the line. Raises LinkError where it is empty or too long."""
+        return cobs.encode_unit(frame) if self.framing == "cobs" else encode_cltu(frame)
+
+
+class _CaduSender(TmFramer):
+    def __init__(self, stack: Stack, scid: int, queue_octets: dict[int, int]) -> None:
+        super().__init__(scid, queue_octets, stack.frame_octets, close=_encode)
+        self.unit_octets = ASM_OCTETS + stack.frame_octets
+
+    def take(self, budget_octets: int) -> bytes:
+        """Return whole CADUs."""
+        return b"".join(self.frames(budget_octets // self.unit_octets))
+
+
+def _encode(body: bytes) -> bytes:
+    return encode_cadu(close_frame(body))
+
+
+class _CaduReceiver:
+    def __init__(self, stack: Stack, scid: int) -> None:
+        self._synchroniser = stack.synchroniser()
+        self._deframer = TmDeframer(scid, stack.frame_octets)
+
+    def push(self, octets: bytes) -> list[bytes]:
+        return [packet for frame in self._synchroniser.push(octets)
+                for _, packet in self._deframer.push_checked(frame)]
+
+    @property
+    def heard_frames(self) -> int:
+        return self._synchroniser.frames
+
+    @property
+    def bad_frames(self) -> int:
+        return self._synchroniser.bad_frames + self._deframer.bad_frames + self._deframer.foreign_frames
+
+    @property
+    def lost_frames(self) -> int:
+        return self._deframer.lost_frames
+
+    @property
+    def skipped_octets(self) -> int:
+        return self._synchroniser.skipped_octets
+
+    @property
+    def corrected_octets(self) -> int:
+        return 0
+
+    @property
+    def ocf(self) -> int | None:
+        return self._deframer.ocf
+
+
+STANDARD = Stack()
+"""What a mission file that says nothing has."""

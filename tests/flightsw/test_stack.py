@@ -1,0 +1,204 @@
+"""Both ends of every stack a mission can choose: what goes in comes out, and nothing that arrives raises."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from cobs import cobs as their_cobs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flightsw.errors import ConfigError, LinkError
+from flightsw.link.cobs import UnitDecoder, encode_unit, stuff, unstuff
+from flightsw.link.frames import VC_FILES, VC_HOUSEKEEPING, VC_REPORTS, Clcw
+from flightsw.link.packets import Telemetry, crc16, pack_tm
+from flightsw.link.stack import Stack
+from flightsw.link.tc_frames import build_tc_frame, parse_tc_frame
+from hil.channel import VirtualLine
+
+SCID = 66
+QUEUES = {VC_REPORTS: 65536, VC_HOUSEKEEPING: 65536, VC_FILES: 1 << 20}
+STACKS = [
+    Stack(framing, **options)
+    for framing, options in [("cadu", {}), ("cadu", {"frame_octets": 1115}), ("cobs", {})]
+]
+
+
+def _packet(number: int, octets: int) -> bytes:
+    data = random.Random(number).randbytes(octets)
+    return pack_tm(Telemetry(66, number & 0x3FFF, 3, 25, number & 0xFFFF, 0, 1.0 * number, data))
+
+
+@pytest.fixture(params=STACKS, ids=str)
+def stack(request: pytest.FixtureRequest) -> Stack:
+    return request.param
+
+
+def test_packets_come_out_as_they_went_in(stack: Stack) -> None:
+    sender, receiver = stack.sender(SCID, QUEUES), stack.receiver(SCID)
+    packets = [_packet(number, 3 + 37 * number % 900) for number in range(60)]
+    for packet in packets:
+        assert sender.submit(VC_FILES, packet)
+    received, octets = [], b""
+    while piece := sender.take(3000):
+        assert len(piece) <= 3000
+        octets += piece
+    for at in range(0, len(octets), 97):
+        received += receiver.push(octets[at : at + 97])
+    assert received == packets
+    assert receiver.heard_frames > 0
+    assert (receiver.bad_frames, receiver.lost_frames, receiver.skipped_octets) == (0, 0, 0)
+
+
+def test_less_than_one_piece_waits(stack: Stack) -> None:
+    sender = stack.sender(SCID, QUEUES)
+    sender.submit(VC_REPORTS, _packet(1, 50))
+    assert sender.take(sender.unit_octets - 1) == b""
+    assert len(sender.take(sender.unit_octets)) == sender.unit_octets
+
+
+def test_the_urgent_overtake_and_the_others_do_not_starve(stack: Stack) -> None:
+    sender, receiver = stack.sender(SCID, QUEUES), stack.receiver(SCID)
+    for number in range(300):
+        sender.submit(VC_FILES, _packet(number, 1000))
+    sender.take(sender.unit_octets)
+    for number in range(200):
+        sender.submit(VC_REPORTS, _packet(1000 + number, 300))
+    received = receiver.push(sender.take(1 << 22))
+    urgent = [i for i, packet in enumerate(received) if len(packet) < 400]
+    assert urgent[0] <= 1
+    between = sum(len(packet) > 400 for packet in received[: urgent[-1]])
+    assert 1 <= between <= 20
+
+
+def test_a_clcw_reaches_the_ground_where_there_are_frames(stack: Stack) -> None:
+    sender, receiver = stack.sender(SCID, QUEUES), stack.receiver(SCID)
+    clcw = Clcw(farm_b_count=2, report_value=7)
+    sender.set_clcw(clcw)
+    sender.submit(VC_REPORTS, _packet(1, 50))
+    receiver.push(sender.take(1 << 16))
+    assert receiver.ocf == (None if stack.framing == "cobs" else clcw.pack())
+
+
+def test_a_telecommand_reaches_the_satellite(stack: Stack) -> None:
+    receiver = stack.tc_receiver()
+    frames = [build_tc_frame(random.Random(number).randbytes(20 + number), SCID) for number in range(30)]
+    octets = b"noise\0\xeb" + b"".join(stack.encode_tc(frame) for frame in frames)
+    contents = [content for at in range(0, len(octets), 11) for content in receiver.push(octets[at : at + 11])]
+    assert [parse_tc_frame(content, SCID).data for content in contents] == [frame[6:-2] for frame in frames]
+
+
+@pytest.mark.parametrize("lost", [1, 40, 700])
+def test_a_stack_recovers_from_damage_and_loss(stack: Stack, lost: int) -> None:
+    sender, receiver = stack.sender(SCID, QUEUES), stack.receiver(SCID)
+    packets = [_packet(number, 150) for number in range(120)]
+    for packet in packets:
+        sender.submit(VC_HOUSEKEEPING, packet)
+    octets = sender.take(1 << 20)
+    received = receiver.push(octets[:9000] + octets[9000 + lost :])
+    assert set(received) <= set(packets)
+    assert len(received) >= len(packets) - 20 - lost // 150
+    assert received[-1] == packets[-1]
+
+
+@given(st.lists(st.binary(max_size=400), max_size=8))
+def test_nothing_that_arrives_raises_or_passes(pieces: list[bytes]) -> None:
+    for stack in STACKS:
+        receiver, tc_receiver = stack.receiver(SCID), stack.tc_receiver()
+        for piece in pieces:
+            receiver.push(piece)
+            for content in tc_receiver.push(piece):
+                with pytest.raises(LinkError):
+                    parse_tc_frame(content, SCID)
+
+
+def test_the_line_at_full_rate_carries_files_at_the_computed_share() -> None:
+    """Link notes, section 7: packet octets a second at 115,200 baud, uncoded 223-octet frames: 10,708."""
+    expected = {("cadu", 223): 10_708, ("cadu", 1115): 11_350, ("cobs", 223): 11_400}
+    for stack in STACKS:
+        line = VirtualLine(115200)
+        sender, receiver = stack.sender(SCID, QUEUES), stack.receiver(SCID)
+        octets = 0
+        for second in range(1, 31):
+            line.advance(float(second))
+            while sender.queued_octets(VC_FILES) < 30_000:
+                sender.submit(VC_FILES, _packet(second, 1000))
+            line.a.write(sender.take(11_520))
+            octets += sum(len(packet) for packet in receiver.push(line.b.read()))
+        assert octets / 29.0 >= 0.95 * expected[stack.framing, stack.frame_octets]
+
+
+@pytest.mark.parametrize("options", [{"framing": "kiss"}, {"frame_octets": 300}])
+def test_choices_that_do_not_go_together_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(LinkError):
+        dataclasses.replace(Stack(), **options)
+
+
+# --- consistent overhead byte stuffing --------------------------------------------------------------------
+
+
+@given(st.one_of(st.binary(max_size=1200), st.lists(st.sampled_from([0, 1, 255]), max_size=1200).map(bytes)))
+def test_stuffing_is_undone_and_holds_no_zero(octets: bytes) -> None:
+    stuffed = stuff(octets)
+    assert 0 not in stuffed
+    assert len(stuffed) <= len(octets) + len(octets) // 254 + 1
+    assert unstuff(stuffed) == octets == their_cobs.decode(stuffed)
+    assert unstuff(their_cobs.encode(octets)) == octets
+
+
+@pytest.mark.parametrize("run", [253, 254, 255, 508, 509])
+def test_long_runs_without_zeros(run: int) -> None:
+    octets = b"\x07" * run
+    assert unstuff(stuff(octets + b"\0" + octets)) == octets + b"\0" + octets
+    assert their_cobs.decode(stuff(octets)) == octets
+
+
+@given(st.binary(max_size=600))
+def test_the_decoder_of_stuffing_takes_anything(octets: bytes) -> None:
+    stuffed = octets.replace(b"\0", b"\1")
+    try:
+        theirs = their_cobs.decode(stuffed)
+    except their_cobs.DecodeError:
+        theirs = None
+    assert unstuff(stuffed) == theirs
+
+
+def test_a_bad_unit_costs_itself_alone() -> None:
+    bodies = [random.Random(number).randbytes(50) for number in range(5)]
+    units = [body + crc16(body).to_bytes(2, "big") for body in bodies]
+    octets = bytearray(b"".join(encode_unit(unit) for unit in units))
+    octets[70] ^= 0x10  # in the second
+    decoder = UnitDecoder()
+    assert decoder.push(bytes(octets)) == [units[0], *units[2:]]
+    assert (decoder.units, decoder.bad_units) == (4, 1)
+
+
+def test_what_never_ends_is_not_kept() -> None:
+    decoder = UnitDecoder()
+    for _ in range(40):
+        decoder.push(b"\x01" * 10_000)
+    assert decoder.skipped_octets >= 300_000
+    body = bytes(20)
+    unit = body + crc16(body).to_bytes(2, "big")
+    assert decoder.push(encode_unit(unit)) == [unit]
+    assert decoder.bad_units == 1
+
+
+# --- the mission file -------------------------------------------------------------------------------------
+
+
+def test_a_mission_that_says_nothing_has_the_standard_stack() -> None:
+    from pathlib import Path
+
+    from flightsw import mission
+    from flightsw.compose import stack_of
+
+    path = Path(__file__).parents[2] / "missions" / "iss_like.toml"
+    assert stack_of(mission.load(path)) == Stack()
+    chosen = path.read_text().replace("[link]\n", '[link]\nframing = "cobs"\nframe_octets = 1115\n')
+    assert stack_of(mission.parse(chosen, "m")) == Stack("cobs", frame_octets=1115)
+    for wrong in ('framing = "kiss"', "frame_octets = 300"):
+        with pytest.raises(ConfigError, match=wrong.split()[0]):
+            mission.parse(path.read_text().replace("[link]\n", f"[link]\n{wrong}\n"), "m")
