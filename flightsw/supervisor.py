@@ -13,6 +13,7 @@ from typing import Protocol
 from flightsw.board.base import Board
 from flightsw.decide.brain import Brain
 from flightsw.decide.estimator import Estimator
+from flightsw.dictionary.sensors import INDEX
 from flightsw.dictionary.telemetry import MISSING
 from flightsw.errors import FlightError, StoreError
 from flightsw.facts import FactFile
@@ -21,6 +22,7 @@ from flightsw.guardian import GuardianHealth, GuardianLink, GuardianStatus
 from flightsw.jobs.base import Placement, Runner
 from flightsw.jobs.custody import Custody
 from flightsw.jobs.ledger import Ledger, LedgerEntry
+from flightsw.jobs.meter import Meter
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver
 from flightsw.mission import Mission
@@ -37,6 +39,7 @@ from flightsw.state import (
     Inputs,
     JobSpec,
     JobState,
+    JobTransition,
     Mode,
     NodeCap,
     Readings,
@@ -44,6 +47,8 @@ from flightsw.state import (
 )
 
 _NOTE_EVERY_S = 600.0
+_BALANCE_EVERY_S = 3600.0
+_BUS_W = INDEX["bus_w"]
 _DROP_KEPT_FRAC = 0.7  # jobs are told ahead of time when the plan affords less than this of what it affords now
 
 
@@ -85,6 +90,9 @@ class Supervisor:
         self._always_transmit = always_transmit
         self._duty_throttle = duty_throttle
         self._custody = custody
+        self._meter = Meter({entry.spec.job_id: entry.usage for entry in ledger.open_jobs if entry.usage is not None})
+        self._node_w = slice(INDEX["node0_w"], INDEX["node0_w"] + 2 * mission.compute.nodes, 2)
+        self._balanced_s = facts.facts.now_s
         self._off_w = mission.compute.modes[0].cap_w
         self._floor = (NodeCap(self._off_w, 0.0, 0),) * mission.compute.nodes
         self._guardian_status: GuardianStatus | None = None
@@ -140,6 +148,9 @@ class Supervisor:
         """End the jobs, the recording and the ledger; the guardian is left to let its lease run out."""
         self._runner.close()
         self._recorder.close()
+        if self._storage_works:
+            with contextlib.suppress(StoreError):  # a bill that is some minutes short must not keep us from ending
+                self._ledger.note(self._meter.usages)
         self._ledger.close()
         if self._custody is not None:
             self._custody.close()
@@ -159,8 +170,9 @@ class Supervisor:
         answers = status is None or (status.health is GuardianHealth.ALIVE and status.result == 0)
         submitted = self._inbox.take(now_s, self._ledger.entries)
         bans = () if self._custody is None else self._custody.bans(now_s)
-        inputs = Inputs(now_s, readings, received, submitted, self._runner.poll(now_s), answers, self._storage_works,
-                        bans)
+        progress = self._runner.poll(now_s)
+        self._meter.take(now_s, readings.values[_BUS_W], readings.values[self._node_w], self._runner.active())
+        inputs = Inputs(now_s, readings, received, submitted, progress, answers, self._storage_works, bans)
         decision = self._brain.decide(estimate, inputs)
         self._recorder.record(inputs, fingerprint(decision))
         if self._recorder.failure and not self._recording_ended:
@@ -172,7 +184,7 @@ class Supervisor:
         """Write down, then run jobs, then renew the caps. The guardian applies reductions at once."""
         if decision.transitions:
             try:
-                self._ledger.record(decision.transitions, now_s + self._obt_offset_s)
+                self._ledger.record(decision.transitions, now_s + self._obt_offset_s, self._meter.usages)
                 if self._custody is not None:
                     self._custody.committed(decision.transitions, self._ledger.entries, now_s + self._obt_offset_s)
             except StoreError:
@@ -181,6 +193,7 @@ class Supervisor:
             for transition in decision.transitions:
                 if transition.state.is_final:
                     self._runner.end(transition.job_id)
+                    self._settle(transition, now_s + self._obt_offset_s)
         for effect in decision.effects:
             if isinstance(effect, EraseData) and self._custody is not None:
                 obt_s = now_s + self._obt_offset_s
@@ -189,6 +202,7 @@ class Supervisor:
         if decision.mode.name != self._facts.facts.mode or now_s - self._noted_s >= _NOTE_EVERY_S:
             self._noted_s = now_s  # first: facts that cannot be written fail this tick, not every one from now on
             self._facts.note(decision.mode, now_s)
+            self._ledger.note(self._meter.usages)
         placements = self._placements(decision)
         groups = self._runner.place(now_s, placements)
         caps = [
@@ -196,6 +210,15 @@ class Supervisor:
             for node, placement, group in zip(decision.nodes, placements, groups, strict=True)
         ]
         self._guardian_status = self._guardian.renew(now_s, self._brain.parameters["lease_s"], caps)
+
+    def _settle(self, transition: JobTransition, obt_s: float) -> None:
+        """Report what an ended job has used; nothing of one that never ran."""
+        usage = self._meter.settle(transition.job_id)
+        if usage is None:
+            return
+        spec = self._ledger.entries[transition.job_id].spec
+        value = spec.value if transition.state is JobState.FINISHED else 0.0
+        self._reporting.event(Event("job_settled", (spec.job_id, *usage, value)), obt_s)
 
     def _placements(self, decision: Decision) -> list[Placement]:
         """Which job each node holds and how much of the time it runs in the node's power mode."""
@@ -232,6 +255,11 @@ class Supervisor:
                 self._reporting.event(event, obt_s)
         for event in self._inbox.news():
             self._reporting.event(event, obt_s)
+        if now_s - self._balanced_s >= _BALANCE_EVERY_S:
+            self._balanced_s = now_s
+            meter = self._meter
+            self._reporting.event(
+                Event("energy_balance", (meter.bus_j, meter.jobs_j, meter.house_j, meter.unmetered_s)), obt_s)
         self._reporting.report(obt_s, readings, estimate, decision, sky, self._caps_in_force,
                                lambda: self._count(now_s), self._brain.parameters)
         self._transmit(now_s, sky)

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from flightsw.declared import load, number, text
 from flightsw.errors import StoreError
-from ground.archive import Archive
+from ground.archive import Archive, EventEntry
 
 LINE_OCTETS_MAX: Final = 4096
 FILE_OCTETS_MAX: Final = 64 << 20
@@ -41,7 +41,9 @@ class Tariff:
 
 
 class Settlement(NamedTuple):
-    """What one job used; None where it was not metered. `value` is what its owner said that it was worth."""
+    """What one job used; None where it was not metered. `value` is what its owner said that it was worth, 0 for one
+    that did not finish.
+    """
 
     obt_s: float
     job_id: int
@@ -86,11 +88,21 @@ def load_tariff(path: Path) -> Tariff:
 
 def from_archive(archive: Archive, since_s: float, until_s: float) -> tuple[list[Settlement], list[str]]:
     """Return the settlements with `since_s` <= on-board time < `until_s`, and what the archive may lack."""
-    found = [_from_event(event.obt_s, event.args) for event in archive.events(since_s, until_s)
-             if event.name == "job_settled"]
+    events = list(archive.events(since_s, until_s))
     gaps = len(archive.gaps())
     notes = [f"gaps in telemetry, in which settlements may be missing: {gaps}"] if gaps else []
-    return found, notes
+    balances = [event for event in events if event.name == "energy_balance"]
+    if balances:
+        bus_j, jobs_j, house_j, unmetered_s = (_figure(arg, signed=True) or 0.0 for arg in balances[-1].args)
+        notes.append(f"all joules of the bus since the satellite's last start, as of {_utc(balances[-1].obt_s)}: "
+                     f"{bus_j:,.0f} = {jobs_j:,.0f} by jobs + {house_j:,.0f} by the house; "
+                     f"{unmetered_s:,.0f} s not metered")
+    return settlements_of(events), notes
+
+
+def settlements_of(events: Iterable[EventEntry]) -> list[Settlement]:
+    """Return the settlements among `events`."""
+    return [_from_event(event.obt_s, event.args) for event in events if event.name == "job_settled"]
 
 
 def from_lines(path: Path, since_s: float, until_s: float) -> list[Settlement]:
@@ -215,11 +227,15 @@ def _ground_cost(energy_j: float | None, tariff: Tariff | None) -> float | None:
     return energy_j / _J_PER_KWH * tariff.pue * tariff.energy_per_kwh
 
 
+def _utc(obt_s: float) -> str:
+    return datetime.fromtimestamp(obt_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
 def _cells(line: Line, tariff: Tariff | None) -> tuple[str, ...]:
     def cell(value: float | None, scale: float, digits: int) -> str:
         return "-" if value is None else f"{value / scale:,.{digits}f}"
 
-    ended = datetime.fromtimestamp(line.ended_obt_s, UTC).strftime("%Y-%m-%d %H:%M:%S") if line.job_id else ""
+    ended = _utc(line.ended_obt_s) if line.job_id else ""
     name = line.customer if line.job_id else f"{line.customer}: sum"
     return (
         name, str(line.job_id) if line.job_id else f"{line.jobs} jobs", ended, cell(line.energy_j, 1.0, 0),

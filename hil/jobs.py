@@ -16,6 +16,7 @@ from flightsw.declared import number
 from flightsw.jobs.base import Placement
 from flightsw.jobs.ledger import LedgerEntry
 from flightsw.jobs.manifest import Manifest
+from flightsw.jobs.meter import Activity
 from flightsw.state import Event, JobProgress, JobSpec, Pause
 
 FIRST_STREAM_ID = 1_000_000
@@ -24,6 +25,8 @@ FIRST_STREAM_ID = 1_000_000
 _PROGRESS_EVERY_S = 10.0
 _ORBIT_S = 5580.0  # unit of the slack below: a low orbit
 _CUT_SIGMA = 2.0
+_TRUE_MEMORY_OCTETS = 64 << 20
+_TRUE_OCTETS_A_UNIT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +175,14 @@ def true_job(spec: JobSpec, config: StreamConfig, seed: int) -> tuple[float, flo
 class _TrueJob:
     """A job as it really is."""
 
-    __slots__ = ("activity", "done_units", "spec", "true_units")
+    __slots__ = ("activity", "core_s", "done_units", "spec", "true_units")
 
     def __init__(self, spec: JobSpec, activity: float, true_units: float) -> None:
         self.spec = spec
         self.activity = activity
         self.true_units = true_units
         self.done_units = 0.0
+        self.core_s = 0.0
 
     @property
     def declared_done_units(self) -> float:
@@ -191,14 +195,20 @@ class VirtualRunner:
 
     A job that starts or resumes on a node first takes `restore_s` at full draw. Whether it may pause is its
     own affair: one that cannot loses its progress. `units_done` is all work since the start, finished or not.
+    A job pays as its manifest's customer, one without a manifest as its class; it uses one core while it works, holds
+    `_TRUE_MEMORY_OCTETS` and writes `_TRUE_OCTETS_A_UNIT`.
     """
 
-    def __init__(self, node_count: int, restore_s: float, config: StreamConfig, seed: int) -> None:
+    def __init__(self, node_count: int, restore_s: float, config: StreamConfig, seed: int,
+                 examples: Sequence[Manifest] = ()) -> None:
         self._restore_s = restore_s
         self._config = config
         self._seed = seed
+        self._customers = {manifest.id: manifest.customer for manifest in examples}
         self._jobs: dict[int, _TrueJob] = {}
+        self._active: dict[int, Activity] = {}
         self._on: list[_TrueJob | None] = [None] * node_count
+        self._ran: list[_TrueJob | None] = [None] * node_count  # may have run since the last `place`
         self._is_held = [False] * node_count  # on the node, but given no time
         self._restoring_s = [0.0] * node_count
         self._ended: list[JobProgress] = []
@@ -229,10 +239,17 @@ class VirtualRunner:
                 self._on[node] = job
                 self._restoring_s[node] = self._restore_s
             self._is_held[node] = duty_frac <= 0.0
+            self._ran[node] = None if duty_frac <= 0.0 else job
         return self._groups
 
     def poll(self, now_s: float) -> tuple[JobProgress, ...]:
         """See `Runner`; progress comes every ten seconds, an end at once."""
+        self._active = {}
+        for node, ran in enumerate(self._ran):
+            if ran is not None and ran.spec.job_id in self._jobs:
+                self._active[ran.spec.job_id] = Activity(
+                    node, 0, self._customers.get(ran.spec.manifest, ran.spec.name), ran.core_s, _TRUE_MEMORY_OCTETS,
+                    int(ran.done_units) * _TRUE_OCTETS_A_UNIT)
         if now_s < self._report_due_s and not self._ended:
             return ()
         reports, self._ended = self._ended, []
@@ -241,6 +258,10 @@ class VirtualRunner:
             reports += [JobProgress(job.spec.job_id, job.declared_done_units, False, False, "")
                         for job in self._on if job is not None and job.done_units > 0.0]
         return tuple(reports)
+
+    def active(self) -> Mapping[int, Activity]:
+        """See `Runner`."""
+        return self._active
 
     def end(self, job_id: int) -> None:
         """See `Runner`."""
@@ -272,6 +293,7 @@ class VirtualRunner:
                     job.done_units = 0.0
                 continue
             left_s = dt_s
+            job.core_s += dt_s
             if self._restoring_s[node] > 0.0:
                 spent_s = min(left_s, self._restoring_s[node])
                 self._restoring_s[node] -= spent_s

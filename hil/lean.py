@@ -96,13 +96,17 @@ class _Memory:
 
     def __init__(self) -> None:
         self.entries: dict[int, LedgerEntry] = {}
+        self.open_jobs: tuple[LedgerEntry, ...] = ()  # none from before
 
-    def record(self, transitions: Sequence[JobTransition], obt_s: float) -> None:
+    def record(self, transitions: Sequence[JobTransition], obt_s: float, _usages: object) -> None:
         for job_id, state, detail, done_units, spec in transitions:
             before = self.entries.get(job_id)
             declared = spec if before is None else before.spec
             if declared is not None:
                 self.entries[job_id] = LedgerEntry(declared, state, detail, done_units, obt_s, 0)
+
+    def note(self, _usages: object) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -72,6 +72,9 @@ def summary(flown: Flight) -> str:
         f"value             {m['value_finished']:.0f} of {m['value_offered']:.0f} offered ({share})",
         f"energy            {m['energy_harvested_wh']:.0f} Wh harvested, {m['energy_used_wh']:.0f} Wh used, "
         f"{m['energy_compute_wh']:.0f} Wh of it for compute",
+        f"bill              {m['energy_billed_wh']:.1f} Wh for {m['jobs_settled']} jobs; by the truth "
+        f"{m['energy_settled_jobs_wh']:.1f} Wh ({_error(m['billing_error_frac'])}, worst job "
+        f"{_error(m['billing_error_worst_job_frac'])})",
         f"battery           lowest {100.0 * _number(m['battery_soc_frac_min']):.1f} %",
         f"hottest           junction {m['die_c_max']:.1f}, plate {m['plate_c_max']:.1f}, "
         f"radiator {m['radiator_c_max']:.1f} degC",
@@ -301,6 +304,10 @@ def _number(value: object) -> float:
 
 def _share(part: object, whole: object) -> str:
     return f"{100.0 * _number(part) / _number(whole):.0f} %" if _number(whole) > 0.0 else "none"
+
+
+def _error(frac: object) -> str:
+    return "none" if frac is None else f"{100.0 * _number(frac):+.2f} %"
 
 
 # --- plots -------------------------------------------------------------------------------------------

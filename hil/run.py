@@ -35,6 +35,7 @@ from flightsw.state import Ahead, Decision, JobSpec, JobState, Mode, NodeCommand
 from flightsw.supervisor import Supervisor
 from ground.archive import Archive, EventEntry
 from ground.station import CommandState, Station
+from hil import metering
 from hil.channel import VirtualLine
 from hil.jobs import FIRST_STREAM_ID, JobStream, StreamConfig, VirtualRunner
 from hil.plant.environment import TruthEnvironment, build_environment
@@ -302,7 +303,7 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     truth = draw_truth(scenario)
     stream_config = scenario.jobs or StreamConfig(overload=0.0)
     stream = JobStream(stream_config, scenario.examples, scenario.duration_s, generator(seed, Draws.JOBS))
-    runner = VirtualRunner(truth.compute.nodes, truth.compute.restore_s, stream_config, seed)
+    runner = VirtualRunner(truth.compute.nodes, truth.compute.restore_s, stream_config, seed, scenario.examples)
     guardian = InProcessGuardian(compose.guardian_config(mission))
     satellite = true_satellite(scenario, truth, around, rises_s, guardian, runner)
     link = scenario.link
@@ -327,6 +328,8 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     book.close(scenario.duration_s)
     crossings = judge_limits(scenario, trace)
     metrics = _metrics(scenario, satellite, trace, book, stream, crossings)
+    drawn_j = metering.true_energy_j(book.bars, trace.group("node{}_w", truth.compute.nodes), TICK_S)
+    metrics |= metering.judge(events, drawn_j, trace["bus_w"], TICK_S, scenario.start_unix_s)
     metrics |= {
         "failed_ticks": supervisor.failures,
         "sheds": supervisor.brain.tally.sheds,

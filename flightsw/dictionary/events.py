@@ -87,6 +87,8 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(50, "eclipse_entered", _I, "Eclipse entered"),
     EventRow(51, "eclipse_left", _I, "Eclipse left after {0:.0f} s", ("f32",)),
     EventRow(52, "ground_pass", _I, "Pass over {0}: {1:.0f} s, {2:.0f} degrees high", ("text", "f32", "f32")),
+    EventRow(53, "energy_balance", _I, "Since start the bus drew {0:.0f} J: jobs {1:.0f} J, house {2:.0f} J; {3:.0f} s "
+             "were not metered", ("f64", "f64", "f64", "f64")),
     EventRow(60, "bundle_accepted", _I, "Bundle {0} is job {1}: {2}'s {3}", ("text", "u32", "text", "text")),
     EventRow(61, "bundle_refused", _M, "Bundle {0} refused: {1}", ("text", "text")),
     EventRow(62, "bundle_repeated", _L, "Bundle {0} is job {1}, known already", ("text", "u32")),

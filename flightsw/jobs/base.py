@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from flightsw.jobs.meter import Activity
 from flightsw.state import JobProgress, JobSpec
 
 
@@ -32,6 +33,11 @@ class Runner(Protocol):
 
     def poll(self, now_s: float) -> tuple[JobProgress, ...]:
         """Progress and ends since the last call."""
+
+    def active(self) -> Mapping[int, Activity]:
+        """What the jobs that may have run since the last `place` have used, as of the last `poll`; ended ones are in
+        it until `end`.
+        """
 
     def end(self, job_id: int) -> None:
         """End a job for good and free what it holds; unknown ids are ignored."""

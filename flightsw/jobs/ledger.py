@@ -7,8 +7,9 @@ A job submitted twice under one id runs once. After a crash at any point each ac
 there, and of the ones under way a prefix. A job that was running then reads as running: whoever starts
 processes restarts it (RUNNING -> PROMISED -> RUNNING, counted in `starts`).
 
-What a job has used (`Usage`, totals since its submission) goes with any of its transitions; the last one stands. A
-job is settled by the totals of its final transition: they are durable with its end or not at all.
+What a job has used (`Usage`, totals since its submission) goes with any of its transitions, and is noted now and then
+between them; the last one stands. A job is settled by the totals of its final transition: they are durable with its
+end or not at all.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ OPEN_MAX: Final = 4096
 CLOSED_MAX: Final = 512
 """How many ended jobs are remembered, and so recognised when they are submitted again."""
 
-_TRANSITION: Final = 1
+_TRANSITION, _USAGE = 1, 2
 _ENDINGS: Final = frozenset({JobState.CANCELLED, JobState.EXPIRED, JobState.WITHDRAWN})
 
 LEGAL: Final[Mapping[JobState, frozenset[JobState]]] = MappingProxyType(
@@ -82,6 +83,9 @@ class Ledger:
                 for fields in json.loads(store.recovery.snapshot)["entries"]:
                     self._take(_entry_from(fields))
             for record in store.recovery.records:
+                if record.kind == _USAGE:
+                    self._take_usage(*json.loads(record.payload))
+                    continue
                 change, obt_s, usage = _transition_from(json.loads(record.payload))
                 before = self._entries.get(change.job_id)
                 problem = _problem(change, before)
@@ -138,16 +142,36 @@ class Ledger:
         ended = sum(e.state.is_final for job_id, e in pending.items() if job_id in self._entries)
         if fresh and len(self.open_jobs) + fresh - ended > OPEN_MAX:
             raise JobError(f"{len(self.open_jobs) + fresh - ended} open jobs above the limit of {OPEN_MAX}")
-        if self._store.snapshot_due:
-            entries = [_entry_fields(entry) for entry in self._entries.values()]
-            self._store.snapshot(_encode({"entries": entries}))
-        self._store.append_many(payloads)
+        self._append(payloads)
         for entry in steps:
             self._take(entry)
+
+    def note(self, usages: Mapping[int, Usage]) -> None:
+        """Make what open jobs have used so far durable: a kill then costs the bill no more than since the last note."""
+        news = [(job_id, usage) for job_id, usage in usages.items()
+                if job_id in self._entries and self._entries[job_id].usage != usage]
+        if news:
+            self._append([(_USAGE, _encode(one)) for one in news])
+            for job_id, usage in news:
+                self._take_usage(job_id, list(usage))
 
     def close(self) -> None:
         """Let go of the storage, so that another supervisor can open it."""
         self._store.close()
+
+    def _append(self, payloads: Sequence[tuple[int, bytes]]) -> None:
+        """Write records under one sync, after a snapshot where one is due."""
+        if self._store.snapshot_due:
+            entries = [_entry_fields(entry) for entry in self._entries.values()]
+            self._store.snapshot(_encode({"entries": entries}))
+        self._store.append_many(payloads)
+
+    def _take_usage(self, job_id: int, fields: list[Any]) -> None:
+        """Show what a job has used so far; rot may have cost us the job itself."""
+        entry = self._entries.get(job_id)
+        if entry is not None and not entry.state.is_final:
+            self._open = None
+            self._entries[job_id] = entry._replace(usage=_usage_from(fields))
 
     def _take(self, entry: LedgerEntry) -> None:
         """Show an entry. Ended jobs stand in the order of their end, also in a snapshot, and leave in it."""
@@ -193,7 +217,7 @@ def _declaration(spec: JobSpec) -> JobSpec:
     return dataclasses.replace(spec, arrival_s=0.0, deadline_s=0.0, answer_due_s=0.0)
 
 
-def _encode(fields: Mapping[str, Any]) -> bytes:  # Any: JSON values
+def _encode(fields: Mapping[str, Any] | tuple[int, Usage]) -> bytes:  # Any: JSON values
     """Encode as text, so that a journal can be read by eye and salvaged over a slow link."""
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 

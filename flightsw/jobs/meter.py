@@ -4,11 +4,11 @@ Owns the arithmetic of the bill (`Meter`, pure: time and readings are passed in)
 job's folder (`read_sessions`, `measure_folder`), which the runner calls once a poll. Never decides, never charges a
 reading that is not there.
 
-How a joule finds its payer: a node's rail power over an interval goes to the jobs on that node in proportion to the
-processor time that each used in it; what the bus drew beyond the jobs is the house's (supervisor, idle nodes,
-conversion loss). So all accounts together are the bus's energy, whatever the shares: what can be wrong is the integral
-(trapezoids between samples) and the split between jobs of one node. A job that draws more than it declared is charged
-what it drew.
+How a joule finds its payer: a node's rail power over an interval goes to the jobs that may run on that node, in
+proportion to the processor time that each used in it; what the bus drew beyond the jobs is the house's (supervisor,
+idle nodes, conversion loss). So all accounts together are the bus's energy, whatever the shares: what can be wrong is
+the integral (trapezoids between samples) and the split between jobs of one node. A job that draws more than it
+declared is charged what it drew.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from flightsw.state import Usage
@@ -27,19 +28,52 @@ GAP_MAX_S: Final = 5.0
 ENTRIES_MAX: Final = 10_000
 """Files and folders that a job's folder may hold: so many are measured in some 50 ms on a small board."""
 
+_Sample = tuple[float, float | None, tuple[float | None, ...]]  # when, power of the bus, power of each node
 _PAGE_OCTETS: Final = os.sysconf("SC_PAGE_SIZE")
 _TICK_HZ: Final = os.sysconf("SC_CLK_TCK")
 _BLOCK_OCTETS: Final = 512
 
 
 class Activity(NamedTuple):
-    """One job's counters at one instant, all since its start: on which node, for whom, and what it has used."""
+    """One job's counters at one instant, all since its `process` began; another process begins at 0.
+
+    `node` is where it may run now, -1 for nowhere; `customer` is who pays.
+    """
 
     node: int
+    process: int
     customer: str
     core_s: float
     peak_octets: int
     written_octets: int
+
+
+class _Account:
+    """One job's account: what earlier processes used, and the latest counters of the present one."""
+
+    __slots__ = ("before", "energy_j", "latest")
+
+    def __init__(self, before: Usage) -> None:
+        self.before = before
+        self.energy_j = before.energy_j
+        self.latest: Activity | None = None
+
+    def follow(self, activity: Activity) -> float:
+        """Take in newer counters; return the processor time used since the last ones."""
+        latest = self.latest
+        if latest is not None and latest.process != activity.process:
+            self.before = self.usage()
+            latest = None
+        self.latest = activity
+        return activity.core_s if latest is None else activity.core_s - latest.core_s
+
+    def usage(self) -> Usage:
+        """Totals since the job's submission."""
+        if self.latest is None:
+            return self.before
+        _, _, customer, core_s, peak_octets, written_octets = self.latest
+        return Usage(customer, self.energy_j, self.before.core_s + core_s, max(self.before.peak_octets, peak_octets),
+                     written_octets)
 
 
 class Meter:
@@ -50,13 +84,10 @@ class Meter:
     jobs that are settled included.
     """
 
-    def __init__(self, carried: Mapping[int, Usage] | None = None) -> None:
+    def __init__(self, carried: Mapping[int, Usage] = MappingProxyType({})) -> None:
         """Start from nothing, or from the totals that the ledger kept of jobs that go on (`carried`)."""
-        self._carried = dict(carried or {})
-        self._usages = dict(self._carried)
-        self._last: tuple[float, float | None, tuple[float | None, ...]] | None = None
-        self._core_s: dict[int, float] = {}
-        self._energy_j = {job_id: usage.energy_j for job_id, usage in self._usages.items()}
+        self._accounts = {job_id: _Account(usage) for job_id, usage in carried.items()}
+        self._last: _Sample | None = None
         self.bus_j = 0.0
         self.jobs_j = 0.0
         self.unmetered_s = 0.0
@@ -64,66 +95,63 @@ class Meter:
     def take(
         self, now_s: float, bus_w: float | None, node_w: Sequence[float | None], active: Mapping[int, Activity]
     ) -> None:
-        """Account for the time since the last call: power of bus and nodes now, and every started job's counters."""
-        used_s = {job_id: activity.core_s - self._core_s.get(job_id, 0.0) for job_id, activity in active.items()}
-        if self._last is not None and now_s > self._last[0]:
-            self._share(now_s, bus_w, node_w, active, used_s)
-        self._last = (now_s, bus_w, tuple(node_w))
-        self._core_s = {job_id: activity.core_s for job_id, activity in active.items()}
-        for job_id, (_, customer, core_s, peak_octets, written_octets) in active.items():
-            before = self._carried.get(job_id, Usage(customer, 0.0, 0.0, 0, 0))
-            self._usages[job_id] = Usage(customer, self._energy_j.get(job_id, 0.0), before.core_s + core_s,
-                                         max(before.peak_octets, peak_octets), written_octets)
-
-    def restarted(self, job_id: int) -> None:
-        """Note that the job's process begins anew, its counters at 0: what it used before stays on its account."""
-        if job_id in self._usages:
-            self._carried[job_id] = self._usages[job_id]
-        self._core_s.pop(job_id, None)
+        """Account for the time since the last call: power of bus and nodes now, and the counters of the jobs that may
+        have run in it.
+        """
+        on_nodes: list[list[tuple[_Account, float]]] = [[] for _ in node_w]
+        for job_id, activity in active.items():
+            account = self._accounts.get(job_id)
+            if account is None:
+                account = self._accounts[job_id] = _Account(Usage(activity.customer, 0.0, 0.0, 0, 0))
+            used_s = account.follow(activity)
+            if activity.node >= 0:
+                on_nodes[activity.node].append((account, used_s))
+        last, now = self._last, (now_s, bus_w, tuple(node_w))
+        self._last = now
+        if last is not None and now_s > last[0]:
+            self._share(last, now, on_nodes)
 
     def settle(self, job_id: int) -> Usage | None:
         """Return a job's totals and close its account; None when it never ran. Its joules stay in `jobs_j`."""
-        for table in (self._carried, self._core_s, self._energy_j):
-            table.pop(job_id, None)
-        return self._usages.pop(job_id, None)
+        account = self._accounts.pop(job_id, None)
+        return None if account is None else account.usage()
 
     @property
-    def usages(self) -> Mapping[int, Usage]:
-        """Open accounts by job."""
-        return self._usages
+    def usages(self) -> dict[int, Usage]:
+        """Totals of the open accounts by job."""
+        return {job_id: account.usage() for job_id, account in self._accounts.items()}
 
     @property
     def house_j(self) -> float:
         """Energy of the bus that no job is charged."""
         return self.bus_j - self.jobs_j
 
-    def _share(self, now_s: float, bus_w: float | None, node_w: Sequence[float | None],
-               active: Mapping[int, Activity], used_s: Mapping[int, float]) -> None:
-        if self._last is None:
-            return
-        then_s, bus_before_w, node_before_w = self._last
+    def _share(self, then: _Sample, now: _Sample, on_nodes: Sequence[Sequence[tuple[_Account, float]]]) -> None:
+        """Charge the energy between two samples; `on_nodes` has each node's jobs with the processor time they used."""
+        then_s, bus_before_w, before_w = then
+        now_s, bus_w, after_w = now
         dt_s = now_s - then_s
         if dt_s > GAP_MAX_S:
             self.unmetered_s += dt_s
             return
-        charged_before_j, unmetered = self.jobs_j, bus_w is None or bus_before_w is None
-        for node, (before_w, after_w) in enumerate(zip(node_before_w, node_w, strict=True)):
-            here = [job_id for job_id, activity in active.items() if activity.node == node and used_s[job_id] > 0.0]
-            total_s = sum(used_s[job_id] for job_id in here)
-            if not here:
+        charged_j, unmetered = 0.0, bus_w is None or bus_before_w is None
+        for a_w, b_w, jobs in zip(before_w, after_w, on_nodes, strict=True):
+            if not jobs:
                 continue
-            if before_w is None or after_w is None:
+            if a_w is None or b_w is None:
                 unmetered = True
                 continue
-            energy_j = 0.5 * (before_w + after_w) * dt_s
-            for job_id in here:
-                share_j = energy_j * used_s[job_id] / total_s
-                self._energy_j[job_id] = self._energy_j.get(job_id, 0.0) + share_j
-                self.jobs_j += share_j
+            energy_j = 0.5 * (a_w + b_w) * dt_s
+            charged_j += energy_j
+            total_s = sum([used_s for _, used_s in jobs])
+            for account, used_s in jobs:
+                # A job that waits holds its node all the same.
+                account.energy_j += energy_j * (used_s / total_s if total_s > 0.0 else 1.0 / len(jobs))
+        self.jobs_j += charged_j
         if bus_w is not None and bus_before_w is not None:
             self.bus_j += 0.5 * (bus_before_w + bus_w) * dt_s
         else:
-            self.bus_j += self.jobs_j - charged_before_j  # what is known of it
+            self.bus_j += charged_j  # what is known of it
         self.unmetered_s += dt_s if unmetered else 0.0
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from flightsw.errors import ConfigError, JobError
 from flightsw.jobs.base import Placement
 from flightsw.jobs.manifest import Manifest, load_manifest
+from flightsw.jobs.meter import Activity
 from flightsw.jobs.runner import ProcessReport, ProcessRunner, ProcessState
 from flightsw.state import JobProgress, JobSpec
 
@@ -31,6 +32,7 @@ _SAVE_AGAIN_S = 60.0  # at the earliest, however near the drop is
 _UNSAVED_MAX = 3
 _SLOWEST_FRAC = 0.05
 _TELL_EVERY_S = 1.0
+_MB = 1 << 20
 _LOST = frozenset({ProcessState.SAVED, ProcessState.UNSAVED})
 
 
@@ -90,7 +92,8 @@ class OnboardJobs:
         self._ended: set[int] = set()  # the process is gone, its end not yet taken in by `end`
         self._failed: list[JobProgress] = []
         self._placed: tuple[int, ...] = ()
-        self._cpu_s: dict[int, float] = {}
+        self._active: dict[int, Activity] = {}
+        self._nodes: dict[int, int] = {}  # of the jobs that may run
         self._unsaved: dict[int, int] = {}
         self._now_s = 0.0
 
@@ -98,6 +101,8 @@ class OnboardJobs:
         """See `Runner`. A job starts when it first may run; one whose name is no manifest fails here."""
         self._now_s = now_s
         self._placed = tuple([0 if placement.job is None else placement.job.job_id for placement in placements])
+        self._nodes = {placement.job.job_id: node for node, placement in enumerate(placements)
+                       if placement.job is not None and placement.duty_frac > 0.0}
         for job_id in self._running.keys() - set(self._placed) - self._ending - self._ended:
             self._processes.pause(job_id)
         return tuple([self._hold(placement) for placement in placements])
@@ -106,9 +111,11 @@ class OnboardJobs:
         """See `Runner`."""
         self._now_s = now_s
         progress, self._failed = self._failed, []
+        self._active = {}
         for report in self._processes.poll(now_s):
             job_id = report.job_id
-            self._cpu_s[job_id] = report.cpu_s
+            if job_id not in self._ending:
+                self._active[job_id] = self._activity(report)
             if report.exit_code is not None:
                 self._ended.add(job_id)
             if job_id in self._ending:
@@ -122,6 +129,10 @@ class OnboardJobs:
             else:
                 progress.append(self._progress(report))
         return tuple(progress)
+
+    def active(self) -> Mapping[int, Activity]:
+        """See `Runner`. What a job uses while it is being ended is on nobody's account."""
+        return self._active
 
     def end(self, job_id: int) -> None:
         """See `Runner`."""
@@ -139,7 +150,8 @@ class OnboardJobs:
 
     def processor_s(self) -> tuple[float, ...]:
         """Processor time that the job of each node has used so far, 0 for none."""
-        return tuple([self._cpu_s.get(job_id, 0.0) for job_id in self._placed])
+        found = [self._active.get(job_id) for job_id in self._placed]
+        return tuple([0.0 if activity is None else activity.core_s for activity in found])
 
     @property
     def placed(self) -> tuple[int, ...]:
@@ -201,6 +213,11 @@ class OnboardJobs:
     def _fail(self, job: JobSpec, detail: str) -> None:
         self._failed.append(JobProgress(job.job_id, 0.0, ended=True, succeeded=False, detail=detail))
 
+    def _activity(self, report: ProcessReport) -> Activity:
+        running = self._running[report.job_id]
+        return Activity(self._nodes.get(report.job_id, -1), running.group, running.bundle.manifest.customer,
+                        report.cpu_s, int(report.max_rss_mb * _MB), report.written_octets)
+
     def _progress(self, report: ProcessReport) -> JobProgress:
         running = self._running[report.job_id]
         done_units = running.done_units(report.units_done)
@@ -238,4 +255,3 @@ class OnboardJobs:
         self._ending.discard(job_id)
         self._ended.discard(job_id)
         del self._running[job_id]
-        self._cpu_s.pop(job_id, None)

@@ -176,6 +176,30 @@ def test_nothing_is_shown_that_was_not_made_durable(store: Store) -> None:
     assert ledger.entries[1].state is QUEUED
 
 
+def test_what_a_job_has_used_so_far_can_be_noted_between_its_transitions(store: Store, tmp_path: Path) -> None:
+    ledger = Ledger(store)
+    ledger.record([submit(1), to(1, PROMISED), to(1, RUNNING), submit(2)], obt_s=10.0)
+    (before,) = [entry.usage for entry in ledger.open_jobs if entry.spec.job_id == 1]
+    noted = {1: Usage("Ada", 5.0, 2.0, 100, 200), 3: Usage("Ada", 1.0, 1.0, 1, 1)}
+    ledger.note(noted)
+    sequence = store.append(9, b"")
+    ledger.note(noted)  # nothing new, nothing written
+    assert store.append(9, b"") == sequence + 1
+    assert before is None
+    assert [entry.usage for entry in ledger.open_jobs] == [noted[1], None]
+
+
+def test_noted_usage_is_replayed_and_no_settled_account_is_changed(store: Store, tmp_path: Path) -> None:
+    ledger = Ledger(store)
+    ledger.record([submit(1), to(1, PROMISED), to(1, RUNNING), submit(2), to(2, PROMISED), to(2, RUNNING)], obt_s=10.0)
+    ledger.note({1: Usage("Ada", 5.0, 2.0, 100, 200), 2: Usage("Bo", 6.0, 2.0, 100, 200)})
+    ledger.record([to(2, FINISHED)], 11.0, {2: Usage("Bo", 7.0, 3.0, 100, 200)})
+    ledger.note({2: Usage("Bo", 9.0, 3.0, 100, 200)})
+    again = reopened(store, tmp_path)
+    assert again.entries == ledger.entries
+    assert [again.entries[i].usage.energy_j for i in (1, 2)] == [5.0, 7.0]
+
+
 def test_what_a_job_used_is_durable_with_its_end(store: Store, tmp_path: Path) -> None:
     ledger = Ledger(store)
     used = Usage("Ada", 120.5, 60.25, 1 << 20, 4096)

@@ -16,8 +16,8 @@ from flightsw.jobs.meter import ENTRIES_MAX, GAP_MAX_S, Activity, Meter, measure
 from flightsw.state import Usage
 
 
-def active(node: int, core_s: float, customer: str = "Ada") -> Activity:
-    return Activity(node, customer, core_s, 1000, 2000)
+def active(node: int, core_s: float, customer: str = "Ada", process: int = 1) -> Activity:
+    return Activity(node, process, customer, core_s, 1000, 2000)
 
 
 def test_a_node_alone_pays_for_all_of_it_and_the_house_for_the_rest() -> None:
@@ -36,6 +36,16 @@ def test_jobs_of_one_node_share_by_processor_time_and_idle_ones_pay_nothing() ->
     assert meter.usages[1].energy_j == pytest.approx(75.0)
     assert meter.usages[2].energy_j == pytest.approx(25.0)
     assert meter.usages[3].energy_j == 0.0
+
+
+def test_who_holds_a_node_pays_for_it_while_it_waits_and_not_when_it_is_taken_off() -> None:
+    meter = Meter()
+    for t in range(11):
+        meter.take(float(t), 40.0, (10.0,), {1: active(0, 3.0)})
+    for t in range(11, 21):
+        meter.take(float(t), 40.0, (10.0,), {1: active(-1, 3.0)})
+    assert meter.usages[1].energy_j == pytest.approx(100.0)
+    assert meter.house_j == pytest.approx(700.0)
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 3.0), st.floats(5.0, 90.0), st.floats(0.0, 40.0), st.floats(0.0, 40.0),
@@ -86,14 +96,13 @@ def test_totals_go_on_over_restarts_of_job_and_supervisor() -> None:
     first = Meter()
     for t in range(4):
         first.take(float(t), 20.0, (10.0,), {1: active(0, float(t))})
-    first.restarted(1)
     for t in range(4, 7):
-        first.take(float(t), 20.0, (10.0,), {1: active(0, float(t - 4))})
-    assert first.usages[1][1:3] == pytest.approx((50.0, 5.0))
+        first.take(float(t), 20.0, (10.0,), {1: active(0, float(t - 4), process=2)})
+    assert first.usages[1][1:3] == pytest.approx((60.0, 5.0))
     second = Meter(first.usages)
     for t in range(3):
         second.take(float(t), 20.0, (10.0,), {1: active(0, float(t))})
-    assert second.usages[1][1:3] == pytest.approx((70.0, 7.0))
+    assert second.usages[1][1:3] == pytest.approx((80.0, 7.0))
     assert second.house_j == pytest.approx(20.0)
 
 

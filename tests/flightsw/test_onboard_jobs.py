@@ -138,11 +138,27 @@ def test_an_ended_job_is_terminated_and_forgotten(jobs):
     jobs.end(1)
     jobs.end(99)
     give_up_s = time.monotonic() + 20.0
-    while jobs.processor_s() != (0.0,) and time.monotonic() < give_up_s:
+    while Path(f"/proc/{group}").exists() and time.monotonic() < give_up_s:
         assert jobs.poll(0.0) == ()
+        assert jobs.active() == {}  # its account is closed
         time.sleep(0.01)
     assert not Path(f"/proc/{group}").exists()
     assert jobs.place(0.0, [NOTHING]) == (0,)
+
+
+def test_what_a_job_uses_is_told_for_the_node_that_it_may_run_on(jobs):
+    (_, group) = jobs.place(0.0, [NOTHING, Placement(spec(1, "slow"), 1.0)])
+    until(jobs, lambda p: p.done_units > 0.0)
+    first = jobs.active()[1]
+    assert (first.node, first.process, first.customer) == (1, group, "Test")
+    assert first.core_s > 0.0
+    assert first.peak_octets > 1 << 20
+    jobs.place(0.0, [NOTHING, Placement(spec(1, "slow"), 0.0)])
+    jobs.poll(0.0)
+    assert jobs.active()[1].node == -1
+    jobs.place(0.0, [Placement(spec(1, "slow"), 0.3)])
+    jobs.poll(0.0)
+    assert jobs.active()[1].node == 0
 
 
 def test_a_bad_bundle_is_left_out_with_its_problem(tmp_path):

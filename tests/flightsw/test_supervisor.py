@@ -24,6 +24,7 @@ from flightsw.guardian import GuardianHealth, GuardianStatus, InProcessGuardian
 from flightsw.jobs.base import Placement
 from flightsw.jobs.custody import Custody
 from flightsw.jobs.ledger import Ledger, LedgerEntry
+from flightsw.jobs.meter import Activity
 from flightsw.link.coding import CaduSynchroniser
 from flightsw.link.frames import TmDeframer
 from flightsw.link.packets import Telemetry, unpack_tm
@@ -41,6 +42,7 @@ from flightsw.state import (
     NodeCap,
     Pause,
     RawReading,
+    Usage,
 )
 from flightsw.store import OsDisk, Store
 from flightsw.supervisor import Supervisor
@@ -91,6 +93,7 @@ class ScriptedRunner:
         self.placements: Sequence[Placement] = ()
         self.progress: list[JobProgress] = []
         self.ended: list[int] = []
+        self.used: dict[int, Activity] = {}
         self.closed = False
 
     def place(self, now_s: float, placements: Sequence[Placement]) -> tuple[int, ...]:
@@ -100,6 +103,9 @@ class ScriptedRunner:
     def poll(self, now_s: float) -> tuple[JobProgress, ...]:
         progress, self.progress = tuple(self.progress), []
         return progress
+
+    def active(self) -> dict[int, Activity]:
+        return self.used
 
     def end(self, job_id: int) -> None:
         self.ended.append(job_id)
@@ -432,6 +438,49 @@ def test_job_runs_from_submission_to_its_end(flight: Flight) -> None:
     assert names == ["job_queued", "job_promised", "job_started", "job_finished"]
     assert flight.heard.points["jobs_finished"] == 1
     assert flight.heard.points["value_finished"] == 5.0
+
+
+def test_an_ended_job_is_settled_once_by_what_was_measured_over_restart_and_end(
+    launch: Callable[..., Flight], tmp_path: Path
+) -> None:
+    first = launch()
+    first.to_compute()
+    first.inbox.jobs = [job(8, first.now_s), job(9, first.now_s)]
+    first.fly(2)
+    watts = 0.4  # of a node, as the board says
+    for second in range(11):
+        first.runner.used = {8: Activity(0, 500, "Aerial", 0.5 * second, 4096, 100)}
+        first.fly(1)
+    first.command("safe")  # paused: what it has used so far is durable now
+    first.fly(1)
+    assert first.ledger()[8].usage == Usage("Aerial", pytest.approx(12.0 * watts), 5.0, 4096, 100)
+    again = launch(first.killed(tmp_path / "again"))
+    again.now_s = first.now_s + 30.0
+    again.to_compute()
+    for second in range(5):
+        again.runner.used = {8: Activity(0, 600, "Aerial", 0.5 * second, 2048, 200)}
+        again.fly(1)
+    again.runner.progress = [JobProgress(8, 30.0, True, True, "exit 0"), JobProgress(9, 0.0, True, False, "exit 1")]
+    again.fly(1)
+    again.runner.used = {}
+    again.fly(5)
+    used = Usage("Aerial", pytest.approx(18.0 * watts), 7.0, 4096, 200)
+    assert again.ledger()[8].usage == used
+    assert [event.args for event in again.heard.named("job_settled")] == [(8, *used, 10.0)]  # 9 never ran
+
+
+def test_every_joule_of_the_bus_is_a_jobs_or_the_houses(flight: Flight) -> None:
+    flight.to_compute()
+    flight.inbox.jobs = [job(8, flight.now_s, 5000.0, 7200.0)]
+    flight.fly(2)
+    for second in range(3600):
+        flight.runner.used = {8: Activity(1, 500, "Aerial", 0.5 * second, 4096, 100)}
+        flight.tick()
+    bus_j, jobs_j, house_j, unmetered_s = map(float, flight.heard.named("energy_balance")[0].args)
+    assert bus_j == pytest.approx(jobs_j + house_j)
+    assert jobs_j == pytest.approx(0.4 * 3596.0, rel=2e-3)
+    assert bus_j == pytest.approx(20.0 * 3600.0, rel=2e-3)
+    assert unmetered_s == 0.0
 
 
 def test_job_of_the_inbox_is_answered_and_a_cancelled_one_ends(flight: Flight) -> None:
