@@ -17,6 +17,7 @@ import threading
 import time
 import tty
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -47,6 +48,7 @@ class Direction:
         "flipped_bits",
         "lost_octets",
         "overrun_octets",
+        "tampers",
     )
 
     def __init__(self, octet_s: float, latency_s: float, fifo_octets: int, seed: str) -> None:
@@ -64,6 +66,7 @@ class Direction:
         self.overrun_octets = 0  # refused because the FIFO was full
         self.lost_octets = 0  # arrived while the line was down
         self.flipped_bits = 0
+        self.tampers: list[Callable[[bytes], bytes]] = []  # faults: what each makes of the octets that arrive
 
     @property
     def free_octets(self) -> int:
@@ -113,7 +116,21 @@ class Direction:
                 octets = self._corrupt(octets)
             elif self._log_no_error:
                 self._bits_to_error -= bits
+            for tamper in self.tampers:
+                sent = len(octets)
+                octets = tamper(octets)
+                self._held_octets += len(octets) - sent
             self._received += octets
+
+    def inject(self, octets: bytes) -> None:
+        """Let octets arrive now that nobody sent."""
+        self._held_octets += len(octets)
+        self._received += octets
+
+    def set_latency(self, latency_s: float) -> None:
+        """Change the latency of what is sent from now on; octets never overtake each other."""
+        self._free_at_s = max(self._free_at_s, self._free_at_s + self._latency_s - latency_s)
+        self._latency_s = latency_s
 
     def take(self) -> bytes:
         """Read all octets that have arrived."""
@@ -155,6 +172,11 @@ class LineEnd:
     def read(self) -> bytes:
         """Take the octets that have arrived."""
         return self._incoming.take()
+
+    @property
+    def free_octets(self) -> int:
+        """Octets that `write` would accept now."""
+        return self._outgoing.free_octets
 
     def write(self, octets: bytes) -> int:
         """Start sending at the line's present time; return how many octets fitted."""

@@ -366,7 +366,8 @@ class TruthSatellite:
     """One true satellite in its surroundings; `now_s` is where it stands, in whole ticks of one second.
 
     `values` are the true values of the fitted sensors in the dictionary's order, `modes` what the caps in force
-    let each node do. From `node_lost_s[i]` on node i draws nothing, works nothing and answers nothing.
+    let each node do. From `node_lost_s[i]` on node i draws nothing, works nothing and answers nothing. Faults are edits
+    of `plant.model`, of `stray_w` (what each node draws beside its load) and calls of the methods below.
     Implements `flightsw.board.base.Board`. Raises ConfigError for a truth that the kernel refuses.
     """
 
@@ -378,6 +379,7 @@ class TruthSatellite:
         self.transmitting = False
         self.tick = 0
         self.modes: Sequence[int] = (0,) * truth.compute.nodes
+        self.stray_w = [0.0] * truth.compute.nodes
         self._around = around
         self._caps = caps
         self._load = load
@@ -416,6 +418,37 @@ class TruthSatellite:
     def now_s(self) -> float:
         """Time that the truth has reached."""
         return self.tick * STEP_S
+
+    @property
+    def around(self) -> TruthEnvironment:
+        """The surroundings as they are, faults included."""
+        return self._around
+
+    def inject(self, fault: SensorFault) -> None:
+        """Spoil a sensor from now or later on."""
+        self._suite.inject(fault)
+
+    def remember(self, sensor: str) -> None:
+        """Keep a sensor's past for a fault that may come."""
+        self._suite.remember(sensor)
+
+    def scale_battery(self, capacity_factor: float, resistance_factor: float) -> None:
+        """Change the pack: charge in cells that are lost goes with them, cells that come back come back empty."""
+        model, state = self.plant.model, self.plant.state
+        model.battery_capacity_j *= capacity_factor
+        model.battery_resistance_ohm *= resistance_factor
+        self._capacity_j = model.battery_capacity_j
+        state.battery_j = min(state.battery_j * min(1.0, capacity_factor), self._capacity_j)
+
+    def shade(self, seconds: int) -> None:
+        """Take the Sun away for `seconds` from now on: an eclipse that no orbit knows."""
+        around = self._around
+        lit = np.ones(around.t_s.size)
+        lit[self.tick:self.tick + seconds] = 0.0
+        self._around = dataclasses.replace(
+            around, illumination_frac=around.illumination_frac * lit, direct_w_m2=around.direct_w_m2 * lit,
+            solar_w_m2=around.solar_w_m2 * lit[:, np.newaxis])
+        self._load_block()
 
     @property
     def charge_frac(self) -> float:
@@ -468,6 +501,8 @@ class TruthSatellite:
             for node, lost_s in enumerate(self._lost_s):
                 if self.now_s >= lost_s:
                     modes[node], draws_w[node], rates[node] = 0, 0.0, 0.0
+        for node, stray_w in enumerate(self.stray_w):
+            draws_w[node] += stray_w
         self.modes = modes
         row = self.tick - self._block_from
         self.plant.advance(self._flux[row], self._heat[row], draws_w, self.transmitting, STEP_S, 1)

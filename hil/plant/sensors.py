@@ -7,6 +7,7 @@ tick costs little and a seed gives the same readings for ever.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +18,9 @@ from flightsw.declared import number
 from flightsw.dictionary.sensors import INDEX, SENSORS, fitted_names
 from flightsw.state import RawReading
 
-FAULT_KINDS = ("stuck", "nan", "dropout", "bias")
+FAULT_KINDS = ("stuck", "nan", "dropout", "bias", "drift", "noise", "delay", "replay")
+_REMEMBERS = frozenset({"delay", "replay"})
+_HISTORY_S = 3600
 _BLOCK_TICKS = 1024
 _CUT_SIGMA = 3.0
 
@@ -40,8 +43,10 @@ class TruthSensor:
 class SensorFault(NamedTuple):
     """One sensor misbehaves from `from_s` to `to_s`.
 
-    "stuck" repeats the last reading as if it were fresh, "nan" reads NaN, "dropout" gives no value, "bias" adds
-    `amount` (in the sensor's unit).
+    "stuck" repeats the last reading as if it were fresh, "nan" reads NaN, "dropout" gives no value. `amount` is what
+    "bias" adds and "noise" has as one sigma (in the sensor's unit), what "drift" adds an hour, and seconds for two:
+    "delay" gives readings that much later, with their own stamps, and "replay" gives the `amount` seconds before the
+    fault over and over, as if they were fresh.
     """
 
     from_s: float
@@ -77,9 +82,24 @@ class SensorSuite:
             for period in periods
         ]
         self._readings: list[RawReading | None] = [None] * len(SENSORS)
-        self._faults = sorted(faults)
+        self._errors = generator.spawn(1)[0]  # of noisy faults; the healthy sensors' numbers do not move
+        self._history: dict[int, deque[RawReading | None]] = {}
+        self._faults: list[SensorFault] = []
         self._active: list[tuple[SensorFault, RawReading]] = []
-        self._next_change_s = self._faults[0].from_s if self._faults else math.inf
+        self._next_change_s = math.inf
+        for fault in faults:
+            self.inject(fault)
+
+    def inject(self, fault: SensorFault) -> None:
+        """Take in one more fault, of now or of later."""
+        self._faults = sorted([*self._faults, fault])
+        self._next_change_s = self._faults[0].from_s
+        if fault.kind in _REMEMBERS:
+            self.remember(fault.sensor)
+
+    def remember(self, sensor: str) -> None:
+        """Keep a sensor's last hour from now on, for a fault that will want it."""
+        self._history.setdefault(INDEX[sensor], deque(maxlen=_HISTORY_S))
 
     def read(self, now_s: float, truth: Sequence[float]) -> Sequence[RawReading | None]:
         """Sample what is due; `truth` has the true value of each fitted sensor, in the dictionary's order.
@@ -99,6 +119,8 @@ class SensorSuite:
             if tick % period == 0:
                 for i, step, per_step in rows:
                     readings[i] = RawReading(round((truth[i] + errors[i]) * per_step) * step, now_s)
+        for i, past in self._history.items():
+            past.append(readings[i])
         if now_s >= self._next_change_s or self._active:
             return self._spoilt(now_s)
         return readings
@@ -123,12 +145,28 @@ class SensorSuite:
             now = readings[i]
             if now is None or now.value is None:
                 continue
-            if fault.kind == "stuck":
-                readings[i] = RawReading(seen.value, now.sampled_s)
-            elif fault.kind == "nan":
-                readings[i] = RawReading(math.nan, now.sampled_s)
-            elif fault.kind == "dropout":
-                readings[i] = RawReading(None, seen.sampled_s)
-            else:
-                readings[i] = RawReading(now.value + fault.amount, now.sampled_s)
+            readings[i] = self._spoil(fault, seen, now, now.value, now_s)
         return readings
+
+    def _spoil(self, fault: SensorFault, seen: RawReading, now: RawReading, value: float, now_s: float) -> RawReading:
+        """Return what a faulty sensor gives; `seen` is what it gave when the fault began."""
+        kind, amount = fault.kind, fault.amount
+        if kind == "stuck":
+            return RawReading(seen.value, now.sampled_s)
+        if kind == "nan":
+            return RawReading(math.nan, now.sampled_s)
+        if kind == "dropout":
+            return RawReading(None, seen.sampled_s)
+        if kind == "bias":
+            return RawReading(value + amount, now.sampled_s)
+        if kind == "drift":
+            return RawReading(value + amount * (now_s - fault.from_s) / 3600.0, now.sampled_s)
+        if kind == "noise":
+            return RawReading(value + amount * float(self._errors.standard_normal()), now.sampled_s)
+        past, since = self._history[INDEX[fault.sensor]], int(now_s - fault.from_s)
+        # Replayed is, of the `amount` seconds before the fault, the one whose turn it is.
+        back = 1 + (int(amount) if kind == "delay" else since + max(1, int(amount)) - since % max(1, int(amount)))
+        old = past[-back] if back <= len(past) else None
+        if old is None:
+            return RawReading(None, seen.sampled_s)
+        return old if kind == "delay" else RawReading(old.value, now.sampled_s)
