@@ -4,10 +4,10 @@ Owns the schema, the grouping of writes and every query. A `Station` writes to i
 show` read. It never reads a clock. What it keeps is packets as received: telemetry points are read out of them by the
 layouts that the file names, so a later dictionary loses nothing.
 
-Housekeeping is nearly all of a year. Its packets come as rows; as soon as `SEAL_PACKETS` of one structure are there,
-the oldest are sealed: rows become one block with a compressed column for each point (`ground.columns`) and its least
-and greatest value. A question about one point then reads that point's columns of the blocks that overlap, and a plot
-of a year reads no column at all.
+Housekeeping is nearly all of a year. Its packets come as rows; as soon as there are twice `SEAL_PACKETS` of one
+structure, the older half is sealed: rows become one block with a compressed column for each point
+(`ground.columns`) and its least and greatest value. A question about one point then reads that point's columns of the
+blocks that overlap, and a plot of a year reads no column at all.
 
 Durability. The file is in WAL mode with synchronous=NORMAL. A commit is in the operating system's cache
 when `tend` returns, so SIGKILL of the ground at any moment loses nothing that was committed; a power cut
@@ -60,6 +60,7 @@ _BUSY_S = 2.0
 _RETRY_S = 1.0
 _SEAL_RETRY_S = 60.0
 _CHUNK_IDS = 20_000
+_ID_MAX = (1 << 63) - 1
 _CURABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 """Errors after which the next commit may succeed; any other ends the archive (an I/O error is no hope)."""
 
@@ -350,7 +351,7 @@ class Archive:
         self._retry_at_s = now_s + _RETRY_S
         self.flush()
         self._retry_at_s = -math.inf
-        full = next((number for number, rows in self._rows_of.items() if rows > SEAL_PACKETS), None)
+        full = next((number for number, rows in self._rows_of.items() if rows >= 2 * SEAL_PACKETS), None)
         if full is not None and now_s >= self._seal_at_s:
             try:
                 self._seal(full)
@@ -484,9 +485,10 @@ class Archive:
         return self._events("e.obt_s >= ? AND e.obt_s < ? AND e.severity >= ? ORDER BY e.obt_s, e.packet_id",
                             since_s, until_s, int(severity))
 
-    def newest_events(self, after_id: int = 0, count: int = 500) -> list[EventEntry]:
-        """Return the newest `count` events received after the one `after_id` names, in the order of reception."""
-        return self._events("e.packet_id > ? ORDER BY e.packet_id DESC LIMIT ?", after_id, count)[::-1]
+    def newest_events(self, after_id: int = 0, until_id: int = _ID_MAX, count: int = 500) -> list[EventEntry]:
+        """Return the newest `count` events of packets after `after_id` up to `until_id`, in the order of reception."""
+        return self._events("e.packet_id > ? AND e.packet_id <= ? ORDER BY e.packet_id DESC LIMIT ?",
+                            after_id, until_id, count)[::-1]
 
     def _events(self, where: str, *values: float) -> list[EventEntry]:
         rows = self._select(
@@ -517,11 +519,11 @@ class Archive:
                 " WHERE sent_s >= ? AND sent_s < ? ORDER BY id", since_s, until_s)
         ]
 
-    def parameters(self) -> dict[str, float]:
-        """Return the value of every on-board parameter as reported last."""
+    def parameters(self, until_id: int = _ID_MAX) -> dict[str, float]:
+        """Return the value of every on-board parameter as reported last, in packets up to `until_id`."""
         return dict(self._select("SELECT name, value FROM parameters WHERE packet_id IN"
-                                 " (SELECT max(packet_id) FROM parameters GROUP BY number)"
-                                 " AND value IS NOT NULL"))
+                                 " (SELECT max(packet_id) FROM parameters WHERE packet_id <= ? GROUP BY number)"
+                                 " AND value IS NOT NULL", until_id))
 
     def gaps(self) -> list[GapEntry]:
         """Return everything that is known not to have arrived, in the order it was noticed."""
@@ -539,19 +541,24 @@ class Archive:
                           since_s, until_s)) if row[0] is not None]
         opened: dict[int, list[PacketRow]] = {}
         for low in range(min(firsts, default=0), max(lasts, default=-1) + 1, _CHUNK_IDS):
-            high = low + _CHUNK_IDS
-            self._connection.execute("BEGIN")  # rows and blocks of one moment: nothing is sealed in between
-            try:
-                rows = [PacketRow(*row) for row in self._select(
-                    "SELECT id, received_s, obt_s, apid, service, subservice, seq, octets FROM packets"
-                    " WHERE id >= ? AND id < ?", low, high)]
-                blocks = [row[0] for row in self._select(
-                    "SELECT id FROM blocks WHERE packet_last >= ? AND packet_first < ?", low, high)]
-                opened = {block: opened.get(block) or self._open_block(block) for block in blocks}
-            finally:
-                self._connection.execute("COMMIT")
-            rows += [row for found in opened.values() for row in found if low <= row.packet_id < high]
-            yield from (row for row in sorted(rows) if since_s <= row.received_s < until_s)
+            rows = self._packets_of(low, low + _CHUNK_IDS, opened)
+            yield from (row for row in rows if since_s <= row.received_s < until_s)
+
+    def packets_after(self, packet_id: int, count: int = _CHUNK_IDS) -> list[PacketRow]:
+        """Return the packets that were received after one, at most `count` ids further, in order."""
+        return self._packets_of(packet_id + 1, packet_id + 1 + count, {})
+
+    def packet_before(self, received_s: float) -> int:
+        """Return the id of the last packet received before a time, 0 where there is none."""
+        found = [row[0] for row in (
+            *self._select("SELECT id FROM packets WHERE received_s < ? ORDER BY received_s DESC, id DESC LIMIT 1",
+                          received_s),
+            *self._select("SELECT max(packet_last) FROM blocks WHERE received_last_s < ?", received_s))
+            if row[0] is not None]
+        for block, in self._select("SELECT id FROM blocks WHERE received_last_s >= ? AND received_first_s < ?",
+                                   received_s, received_s):
+            found += [row.packet_id for row in self._open_block(block) if row.received_s < received_s]
+        return max(found, default=0)
 
     # -- inside
 
@@ -561,6 +568,26 @@ class Archive:
             "INSERT INTO counters VALUES ('packets', :n) ON CONFLICT (name) DO UPDATE SET value = value + :n"
             " RETURNING value", {"n": count}).fetchone()[0]
         return last - count + 1
+
+    def _packets_of(self, low: int, high: int, opened: dict[int, list[PacketRow]]) -> list[PacketRow]:
+        """Return the packets with ids in `low`..`high` - 1; blocks that stay of use are kept in `opened`."""
+        self._connection.execute("BEGIN")  # rows and blocks of one moment: nothing is sealed in between
+        try:
+            rows = [PacketRow(*row) for row in self._select(
+                "SELECT id, received_s, obt_s, apid, service, subservice, seq, octets FROM packets"
+                " WHERE id >= ? AND id < ? ORDER BY id", low, high)]
+            blocks = [row[0] for row in self._select(
+                "SELECT id FROM blocks WHERE packet_last >= ? AND packet_first < ?", low, high)]
+            for block in opened.keys() - set(blocks):
+                del opened[block]
+            for block in blocks:
+                if block not in opened:
+                    opened[block] = self._open_block(block)
+        finally:
+            self._connection.execute("COMMIT")
+        if not blocks:
+            return rows
+        return sorted(rows + [row for found in opened.values() for row in found if low <= row.packet_id < high])
 
     def _seal(self, number: int) -> None:
         """Turn the oldest `SEAL_PACKETS` rows of one layout into a block."""
