@@ -29,9 +29,19 @@ from flightsw.decide import planner
 from flightsw.decide.estimator import Estimator
 from flightsw.dictionary.sensors import SENSORS, fitted_names
 from flightsw.errors import BoardError, ConfigError, FlightError
-from flightsw.executive import BusyMeter, Executive, GroundOnly, KeptGuardian, StopRequest, hold, resume_time_s
+from flightsw.executive import (
+    BusyMeter,
+    Executive,
+    GroundOnly,
+    KeptGuardian,
+    StopRequest,
+    follow,
+    go_real_time,
+    hold,
+    resume_time_s,
+)
 from flightsw.facts import FactFile
-from flightsw.guardian import ProcessGuardian
+from flightsw.guardian import InProcessGuardian, ProcessGuardian
 from flightsw.jobs import author
 from flightsw.jobs.customers import load_customers
 from flightsw.jobs.intake import Intake
@@ -41,6 +51,7 @@ from flightsw.jobs.runner import ProcessRunner
 from flightsw.jobs.sandbox import probe
 from flightsw.jobs.selftest import SelfTest, run_self_test
 from flightsw.link.serial_port import SerialPort
+from flightsw.lockstep import FRAME_OCTETS_MAX, LockstepBoard
 from flightsw.mission import Mission
 from flightsw.orbit import Orbit, parse_tle
 from flightsw.physics.units import J_PER_WH, KELVIN
@@ -111,8 +122,14 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError("--rate", f"{options.rate:g} needs --rig-port: a real satellite has one rate")
     where = str(options.mission)
     mission = mission_file.load(options.mission)
+    if mission.flight and options.rig_port is not None:
+        raise ConfigError(where, "flight = true: a satellite that flies takes no readings from a rig (--rig-port)")
     forecaster_of(mission, where)  # what is wrong with orbit or start is said before anything is opened
     folder = _make_folder(options.state or Path("state") / mission.name)
+    if options.lockstep:
+        return _run_lockstep(options, mission, folder)
+    if options.port is None:
+        raise ConfigError("--port", "is missing: the serial port to the ground")
     with ExitStack() as stack:
         stack.enter_context(hold(folder))
         stop = stack.enter_context(StopRequest())
@@ -160,9 +177,33 @@ def _run(options: argparse.Namespace) -> int:
             print(line, flush=True)
         gc.collect()
         gc.freeze()  # what was built stays; the collector need not look at it again
+        if options.real_time:
+            print(f"real time: {go_real_time(options.real_time)}", flush=True)
         ports.append((port, lambda _now_s: supervisor.listen()))
         Executive(supervisor, clock, stop, ports, _reporter(rig, guardian, jobs, mission.compute.nodes)).run()
     print("flightsw: ended as asked; jobs ended, caps at the floor, recording closed", flush=True)
+    return EXIT_OK
+
+
+def _run_lockstep(options: argparse.Namespace, mission: Mission, folder: Path) -> int:
+    """Fly in lockstep with a simulated satellite, which brings readings, jobs and the ground line with each tick."""
+    if options.rig_port is None:
+        raise ConfigError("--lockstep", "needs --rig-port: the port of the simulated satellite")
+    with ExitStack() as stack:
+        stack.enter_context(hold(folder))
+        stop = stack.enter_context(StopRequest())
+        port = stack.enter_context(SerialPort(options.rig_port, options.rig_baud, 2 * FRAME_OCTETS_MAX))
+        board = LockstepBoard(port, InProcessGuardian(guardian_config(mission)), mission.compute.nodes)
+        supervisor = build(mission, options.mission.read_text("utf-8"),
+                           Parts(board, board, board, board, board, options.always_transmit, duty_throttle=False),
+                           folder, str(options.mission))
+        stack.callback(supervisor.close)
+        print(f"flightsw: mission {mission.name} in lockstep with {port.path}; state in {folder}", flush=True)
+        gc.collect()
+        gc.freeze()
+        follow(board, port, supervisor, stop)
+    print(f"flightsw: ended as asked after {board.ticks} ticks, {board.repeats} answered again, "
+          f"{board.bad_frames} bad frames", flush=True)
     return EXIT_OK
 
 
@@ -185,16 +226,17 @@ def _sandbox_event(attacked: SelfTest) -> Event:
     return Event("sandbox_held", (len(attacked.findings), attacked.took_s))
 
 
-def _reporter(rig: RigBoard | None, guardian: KeptGuardian, jobs: OnboardJobs, nodes: int) -> Callable[[float], None]:
+def _reporter(rig: RigBoard | None, guardian: KeptGuardian, jobs: OnboardJobs,
+              nodes: int) -> Callable[[float, float, int], None]:
     """What is told to the simulated satellite after each tick; nothing where there is none."""
     if rig is None:
-        return lambda _now_s: None
+        return lambda _now_s, _late_s, _overruns: None
     meter = BusyMeter(jobs, nodes)
 
-    def report(now_s: float) -> None:
+    def report(now_s: float, late_s: float, overruns: int) -> None:
         in_force = guardian.last.nodes
         caps_w = [math.nan if node.read_back_w is None else node.read_back_w for node in in_force]
-        rig.report(now_s, caps_w or [math.nan] * nodes, meter.read())
+        rig.report(now_s, caps_w or [math.nan] * nodes, meter.read(), late_s, overruns)
 
     return report
 
@@ -362,7 +404,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="fly a mission on this machine", description=_RUN_HELP)
     run.set_defaults(action=_run)
     run.add_argument("--mission", type=Path, required=True, metavar="FILE", help="mission file (TOML)")
-    run.add_argument("--port", required=True, metavar="DEV", help="serial port to the ground, exclusively ours")
+    run.add_argument("--port", metavar="DEV", help="serial port to the ground, exclusively ours")
     run.add_argument("--baud", type=int, metavar="N", help="its speed (default: the mission's link.baud)")
     run.add_argument("--state", type=Path, metavar="DIR",
                      help="what must survive: jobs, facts, recordings (default: state/<mission name>)")
@@ -378,10 +420,14 @@ def _parser() -> argparse.ArgumentParser:
                      help="where signed bundles arrive, DIR/*.job (default: <state>/inbox)")
     run.add_argument("--always-transmit", action="store_true",
                      help="keep the transmitter on outside passes: the ground is at the other end of a cable")
+    run.add_argument("--real-time", type=int, nargs="?", const=50, choices=range(1, 99), metavar="PRIORITY",
+                     help="run the loop under SCHED_FIFO (50) with its memory locked, as far as the machine allows")
     _add_board_arguments(run)
     bench = run.add_argument_group("bench only")
     bench.add_argument("--rig-port", metavar="DEV", help="port of a simulated satellite's sensors and actuators")
     bench.add_argument("--rig-baud", type=int, default=921_600, metavar="N", help="its speed (default: %(default)s)")
+    bench.add_argument("--lockstep", action="store_true",
+                       help="tick only when the simulated satellite says so; it brings jobs and ground line as well")
     bench.add_argument("--rate", type=_rate, default=1.0, metavar="X",
                        help=f"run mission time X times as fast, up to {_RATE_MAX:g}; needs --rig-port")
 

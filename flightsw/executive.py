@@ -8,9 +8,11 @@ octets. Never decides anything.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +26,8 @@ from flightsw.guardian import GuardianHealth, GuardianStatus, ProcessGuardian
 from flightsw.jobs.ledger import LedgerEntry
 from flightsw.jobs.onboard import OnboardJobs
 from flightsw.link.serial_port import SerialPort
-from flightsw.state import Event, JobSpec, NodeCap
+from flightsw.lockstep import LockstepBoard
+from flightsw.state import Decision, Event, JobSpec, NodeCap
 from flightsw.supervisor import Supervisor
 
 PERIOD_S: Final = 1.0
@@ -33,6 +36,8 @@ _RESTART_EVERY_S: Final = 1.0  # of the machine; a guardian that cannot start mu
 _LAST_LEASE_S: Final = 1.0
 _BUSY_OVER_S: Final = 1.0  # of the machine; the kernel counts processor time in steps of 10 ms
 _Handler = Callable[[int, FrameType | None], object] | int | None  # as `signal.signal` takes and returns it
+_GREET_EVERY_S: Final = 1.0  # of the machine
+_MCL_CURRENT, _MCL_FUTURE = 1, 2  # <sys/mman.h>
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -150,11 +155,14 @@ class BusyMeter:
 
 
 class Executive:
-    """The loop of the flight program. `ports` are served when they are ready: each with the call that serves it."""
+    """The loop of the flight program. `ports` are served when they are ready: each with the call that serves it.
+
+    `after_tick` gets the time of each tick, how late it began, and how many periods were left out so far.
+    """
 
     def __init__(self, supervisor: Supervisor, clock: MonotonicClock, stop: StopRequest,
                  ports: Sequence[tuple[SerialPort, Callable[[float], None]]],
-                 after_tick: Callable[[float], None]) -> None:
+                 after_tick: Callable[[float, float, int], None]) -> None:
         self._supervisor = supervisor
         self._clock = clock
         self._stop = stop
@@ -163,7 +171,7 @@ class Executive:
 
     def run(self) -> None:
         """Tick once a second until a stop is asked for."""
-        clock, supervisor = self._clock, self._supervisor
+        clock, supervisor, overruns = self._clock, self._supervisor, 0
         due_s = clock.now_s()
         while not self._stop.asked:
             self._serve_until(due_s)
@@ -175,7 +183,8 @@ class Executive:
             for port, _ in self._ports:
                 port.reconnect(now_s)
             supervisor.tick(now_s)
-            self._after_tick(now_s)
+            overruns += left_out
+            self._after_tick(now_s, late_s, overruns)
             due_s += (1 + left_out) * PERIOD_S
 
     def _serve_until(self, due_s: float) -> None:
@@ -189,6 +198,41 @@ class Executive:
                 now_s = clock.now_s()
                 for _, serve in self._ports:
                     serve(now_s)
+
+
+def follow(board: LockstepBoard, port: SerialPort, supervisor: Supervisor, stop: StopRequest) -> None:
+    """Tick whenever the plant at the other end of `port` says so, until a stop is asked for. No clock decides here."""
+
+    def tick(now_s: float) -> tuple[Decision | None, int, int]:
+        decision = supervisor.tick(now_s)
+        return decision, supervisor.failures, supervisor.brain.tally.sheds
+
+    while not stop.asked:
+        if port.reconnect(time.monotonic()):
+            if not board.ticks:
+                board.greet()
+            readable, writable = [stop.fileno(), port.fileno()], [port.fileno()] * bool(port.backlog_octets)
+            select.select(readable, writable, (), _GREET_EVERY_S)
+            board.serve(tick)
+        else:
+            select.select([stop.fileno()], (), (), _GREET_EVERY_S)
+
+
+def go_real_time(priority: int) -> str:
+    """Run before everything that is not real-time, and keep all memory in RAM; return what the machine allowed.
+
+    Processes that are started later are ordinary again: a job never gets the priority of the loop.
+    """
+    said = []
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+        said.append(f"SCHED_FIFO {priority}")
+    except OSError as error:
+        said.append(f"no SCHED_FIFO ({error.strerror})")
+    libc = ctypes.CDLL(None, use_errno=True)
+    locked = libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) == 0
+    said.append("memory locked" if locked else f"memory not locked ({os.strerror(ctypes.get_errno())})")
+    return ", ".join(said)
 
 
 @contextlib.contextmanager

@@ -156,7 +156,10 @@ class LinkConfig:
 
 @dataclass(frozen=True, slots=True)
 class Mission:
-    """One satellite. `parameters` are start values of `dictionary.parameters`, all of them."""
+    """One satellite. `parameters` are start values of `dictionary.parameters`, all of them.
+
+    `flight` says that this one really flies: a simulated satellite's readings are refused then.
+    """
 
     name: str
     description: str
@@ -172,6 +175,7 @@ class Mission:
     link: LinkConfig
     stations: tuple[Station, ...]
     parameters: dict[str, float]
+    flight: bool = False
 
 
 def load(path: Path) -> Mission:

@@ -17,6 +17,7 @@ from flightsw.errors import FlightError
 from hil import channels, compare, governor_search, serial_bench
 from hil import run as flight
 from hil import scenario as scenarios
+from hil.benches import BENCHES
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -57,9 +58,12 @@ def main(words: Sequence[str] | None = None) -> int:
 def _add_run(commands: Commands) -> None:
     parser = commands.add_parser(
         "run", help="fly a scenario in virtual time and write a report", epilog=_EXIT_TEXT,
-        description="Fly a scenario in virtual time, everything in one process, and write report, metrics, "
-        "recording and ground archive into a new folder.")
+        description="Fly a scenario in virtual time and write report, metrics, recording and ground archive into a new "
+        "folder. The flight software is in this process, or elsewhere and in lockstep with the truth: it decides the "
+        "same on every bench.")
     _add_scenario(parser)
+    parser.add_argument("--bench", choices=(*BENCHES,), default="sil", metavar="NAME",
+                        help=f"where the flight software is: {', '.join(BENCHES)} (sil)")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where runs are kept (out)")
     parser.set_defaults(run=_run)
 
@@ -88,8 +92,8 @@ def _run(options: argparse.Namespace) -> int:
     print(f"flying {scenario.id}: {hours:.1f} h ({scenario.duration_s / scenario.orbit_s:.1f} orbits) of mission "
           f"{scenario.mission.name}, seed {scenario.seed}")
     with tqdm(total=int(scenario.duration_s), unit=" s", unit_scale=True, disable=None, leave=False,
-              desc=scenario.id) as bar:
-        flown = flight.fly(scenario, folder, bar.update)
+              desc=scenario.id) as bar, BENCHES[options.bench](scenario, folder) as connect:
+        flown = flight.fly(scenario, folder, bar.update, connect)
     report.write(flown)
     flight.point_latest(folder)
     print(report.summary(flown))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +26,16 @@ from flightsw.decide.brain import Brain
 from flightsw.decide.estimator import Estimator
 from flightsw.dictionary.sensors import fitted_names
 from flightsw.errors import ConfigError, FlightError
-from flightsw.guardian import InProcessGuardian
+from flightsw.guardian import GuardianLink, InProcessGuardian
 from flightsw.mission import parse as parse_mission
 from flightsw.orbit import Attitude
 from flightsw.physics.units import J_PER_WH
 from flightsw.recorder import fingerprint, read_recording
 from flightsw.state import Ahead, Decision, JobSpec, JobState, Mode, NodeCommand, RefusalReason
-from flightsw.supervisor import Supervisor
 from ground.archive import Archive, EventEntry
 from ground.station import CommandState, Station
 from hil import metering
-from hil.channel import VirtualLine
+from hil.channel import LineEnd, VirtualLine
 from hil.jobs import FIRST_STREAM_ID, JobStream, StreamConfig, VirtualRunner
 from hil.plant.environment import TruthEnvironment, build_environment
 from hil.plant.propagator import start_from_tle
@@ -289,10 +288,65 @@ def true_satellite(scenario: Scenario, truth: Truth, around: TruthEnvironment, r
                           node_lost_s=scenario.node_lost_s)
 
 
-def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = lambda _ticks: None) -> Flight:
+class Ends(NamedTuple):
+    """What a flight software is connected to in a run; `folder` is where it keeps its state."""
+
+    scenario: Scenario
+    satellite: TruthSatellite
+    guardian: GuardianLink
+    runner: VirtualRunner
+    inbox: JobStream
+    port: LineEnd
+    folder: Path
+
+
+class FlightSoftware(Protocol):
+    """The flight software under test, wherever it runs."""
+
+    @property
+    def failures(self) -> int:
+        """Ticks that failed since the start."""
+
+    @property
+    def sheds(self) -> int:
+        """Sheds that were decided since the start."""
+
+    def tick(self, now_s: float, /) -> Decision | None:
+        """Have one tick decided and carried out; None when it failed and everything was shed."""
+
+    def close(self) -> None:
+        """End it in order."""
+
+
+class SupervisorHere:
+    """The supervisor in this process, connected to the truth directly."""
+
+    def __init__(self, ends: Ends) -> None:
+        scenario = ends.scenario
+        parts = compose.Parts(ends.satellite, ends.guardian, ends.runner, ends.inbox, ends.port,
+                              always_transmit=scenario.link.contact == "always", duty_throttle=False)
+        self._supervisor = compose.build(scenario.mission, scenario.mission_toml, parts, ends.folder,
+                                         str(scenario.mission_path))
+        self.tick = self._supervisor.tick
+        self.close = self._supervisor.close
+
+    @property
+    def failures(self) -> int:
+        """See `FlightSoftware`."""
+        return self._supervisor.failures
+
+    @property
+    def sheds(self) -> int:
+        """See `FlightSoftware`."""
+        return self._supervisor.brain.tally.sheds
+
+
+def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = lambda _ticks: None,
+        connect: Callable[[Ends], FlightSoftware] = SupervisorHere) -> Flight:
     """Fly `scenario` and leave everything but the report in `folder`, which must be empty.
 
-    `advanced` is called now and then with the ticks done since. Raises ConfigError or StoreError.
+    `advanced` is called now and then with the ticks done since; `connect` brings up the flight software. Raises
+    ConfigError, StoreError, or BoardError where the flight software is elsewhere and does not answer.
     """
     mission, seed = scenario.mission, scenario.seed
     began_s = perf_counter()
@@ -310,16 +364,14 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     line = VirtualLine(link.baud, link.latency_s, link.bit_error_rate, int(generator(seed, Draws.LINE).integers(2**31)))
     onboard = folder / "flight"
     onboard.mkdir()
-    parts = compose.Parts(satellite, guardian, runner, stream, line.a,
-                          always_transmit=link.contact == "always", duty_throttle=False)
-    supervisor = compose.build(mission, scenario.mission_toml, parts, onboard, str(scenario.mission_path))
+    software = connect(Ends(scenario, satellite, guardian, runner, stream, line.a, onboard))
     book, trace = Logbook(truth.compute.nodes), Trace(truth.compute.nodes)
     with Archive(folder / "ground.sqlite", commit_s=_COMMIT_S) as archive:
         station = Station(line.b, archive, scid=mission.link.spacecraft_id, apid=mission.link.apid,
                           epoch_s=scenario.start_unix_s, stack=compose.stack_of(mission))
         operator = _Operator(scenario, station, rises_s)
-        stopwatch = _loop(scenario, supervisor, satellite, line, operator, seen.tolist(), book, trace, advanced)
-        supervisor.close()
+        stopwatch = _loop(scenario, software, satellite, line, operator, seen.tolist(), book, trace, advanced)
+        software.close()
         archive.flush()
         elapsed_s = perf_counter() - began_s
         events = tuple(archive.events())
@@ -331,8 +383,8 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     drawn_j = metering.true_energy_j(book.bars, trace.group("node{}_w", truth.compute.nodes), TICK_S)
     metrics |= metering.judge(events, drawn_j, trace["bus_w"], TICK_S, scenario.start_unix_s)
     metrics |= {
-        "failed_ticks": supervisor.failures,
-        "sheds": supervisor.brain.tally.sheds,
+        "failed_ticks": software.failures,
+        "sheds": software.sheds,
         "ground_passes": 0 if link.contact == "always" else len(contacts),
         "telemetry_packets": station.packets,
         "telemetry_frames_lost": station.lost_frames,
@@ -357,7 +409,7 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
                   around.illumination_frac, scenario.start_unix_s)
 
 
-def _loop(scenario: Scenario, supervisor: Supervisor, satellite: TruthSatellite, line: VirtualLine,
+def _loop(scenario: Scenario, software: FlightSoftware, satellite: TruthSatellite, line: VirtualLine,
           operator: _Operator, seen: list[bool], book: Logbook, trace: Trace,
           advanced: Callable[[int], object]) -> _Stopwatch:
     """Tick by tick: line, flight software, ground, truth. Reads the machine's clock for the stopwatch only."""
@@ -373,7 +425,7 @@ def _loop(scenario: Scenario, supervisor: Supervisor, satellite: TruthSatellite,
         line.up = seen[tick]
         line.advance(now_s)
         t1 = perf_counter()
-        decision = supervisor.tick(now_s)
+        decision = software.tick(now_s)
         t2 = perf_counter()
         if decision is not None:
             book.note(decision)

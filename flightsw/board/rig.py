@@ -7,19 +7,25 @@ old samples, which the loop judges by their age, and no tick ever waits for it.
 A frame is COBS (Cheshire and Baker, 1999), ended by a zero octet, around `u8 version | u8 kind | payload | u16 CRC`
 (CRC-16 of CCSDS 132.0-B-3, over all before it); numbers are big-endian.
 
-    HELLO      u32 dictionary | u8 sensors
+    HELLO      u32 dictionary | u8 sensors | u8 pace
                Each end sends it when it opens its port, because opening throws away what waits there, and answers the
                other's: the board each second until sensors come, the plant once for each that it hears. `dictionary` is
-               a checksum of the sensors' names: two ends with different tables never talk past each other.
+               a checksum of the sensors' names: two ends with different tables, or of which one waits for the other
+               and one does not (`Pace`), never talk past each other.
     SENSORS    u32 sequence | f64 time | u8 count | count x (u8 state, f32 age, f64 value)
                All sensors of the dictionary, in order. A sensor that is silent or not fitted is a state in the message,
                so a sensor fault never stalls time. `age` is of the sample, in s, as the message is sent.
-    ACTUATORS  u32 sequence | f64 time | u8 transmitter | u8 nodes | nodes x (f32 cap, f32 busy)
-               After each tick. `sequence` names the SENSORS that it acted on; the cap in W as the guardian read it
-               back, NaN when it is not known; busy is the share of the last second that the node's job really ran.
+    ACTUATORS  u32 sequence | f64 time | f32 late | u32 overruns | u8 transmitter | u8 nodes
+               nodes x (f32 cap, f32 busy)
+               After each tick. `sequence` names the SENSORS that it acted on; how late the tick began, and how many
+               periods were left out so far; the cap in W as the guardian read it back, NaN when it is not known; busy
+               is the share of the last second that the node's job really ran.
+    SYNC       u32 sequence | f64 time
+               The plant's clock, once a second; answered at once.
+    ECHO       u32 sequence | f64 time | f64 board
+               The SYNC it answers, and the board's clock as it was served: offset, drift and round trip come of it.
 
-Kinds 0x10 to 0x1F are kept for lockstep (TICK carries SENSORS and how far to run, TOCK carries ACTUATORS and when to
-wake); an end that does not know a kind counts it and goes on.
+Kinds 0x10 to 0x1F are those of lockstep (`flightsw.lockstep`); an end that does not know a kind counts it and goes on.
 """
 
 from __future__ import annotations
@@ -37,16 +43,19 @@ from flightsw.link.packets import crc16
 from flightsw.link.serial_port import ByteStream
 from flightsw.state import NODE_COUNT_MAX, RawReading
 
-VERSION: Final = 1
+VERSION: Final = 2
 FRAME_OCTETS_MAX: Final = 1024
 
 _HEAD: Final = struct.Struct(">BB")
 _CRC: Final = struct.Struct(">H")
-_HELLO: Final = struct.Struct(">IB")
+_HELLO: Final = struct.Struct(">IBB")
 _SENSORS_HEAD: Final = struct.Struct(">IdB")
 _SENSOR: Final = struct.Struct(">Bfd")
 _SENSORS: Final = struct.Struct(">IdB" + len(SENSORS) * "Bfd")
-_ACTUATORS: Final = [struct.Struct(">IdBB" + n * "ff") for n in range(NODE_COUNT_MAX + 1)]
+_ACTUATORS: Final = [struct.Struct(">IdfIBB" + n * "ff") for n in range(NODE_COUNT_MAX + 1)]
+_SYNC: Final = struct.Struct(">Id")
+_ECHO: Final = struct.Struct(">Idd")
+_BOARD_S: Final = struct.Struct(">d")
 _COBS_RUN: Final = 254
 
 _HELLO_EVERY_S: Final = 1.0
@@ -63,6 +72,18 @@ class Kind(IntEnum):
     HELLO = 1
     SENSORS = 2
     ACTUATORS = 3
+    SYNC = 4
+    ECHO = 5
+    TICK = 0x10
+    TOCK = 0x11
+    NAK = 0x12
+
+
+class Pace(IntEnum):
+    """Who keeps the time of a rig line."""
+
+    REAL_TIME = 0  # each end its own clock
+    LOCKSTEP = 1  # the plant; the board runs when it is told to
 
 
 class SensorState(IntEnum):
@@ -89,6 +110,16 @@ class Actuators(NamedTuple):
     transmitting: bool
     caps_w: tuple[float, ...]
     busy_frac: tuple[float, ...]
+    late_s: float = 0.0
+    overruns: int = 0
+
+
+class Echo(NamedTuple):
+    """A board's answer to SYNC number `sequence`, sent at the plant's `sent_s`, heard at the board's `board_s`."""
+
+    sequence: int
+    sent_s: float
+    board_s: float
 
 
 def encode_frame(kind: int, payload: bytes) -> bytes:
@@ -132,8 +163,9 @@ def decode_frame(octets: bytes) -> tuple[int, bytes]:
 class FrameCutter:
     """Cuts a stream of octets into messages; what is none is counted. Memory is bounded by one frame."""
 
-    def __init__(self) -> None:
+    def __init__(self, frame_octets_max: int = FRAME_OCTETS_MAX) -> None:
         self.bad_frames = 0
+        self._limit_octets = frame_octets_max
         self._rest = bytearray()
         self._skipping = False  # inside something longer than any frame
 
@@ -144,7 +176,7 @@ class FrameCutter:
         for part in ended:
             frame = bytes(self._rest + part)
             self._rest.clear()
-            if self._skipping or len(frame) > FRAME_OCTETS_MAX:
+            if self._skipping or len(frame) > self._limit_octets:
                 self._skipping = False
                 self.bad_frames += 1
             elif frame:
@@ -153,21 +185,38 @@ class FrameCutter:
                 except LinkError:
                     self.bad_frames += 1
         self._rest += rest
-        if len(self._rest) > FRAME_OCTETS_MAX:
+        if len(self._rest) > self._limit_octets:
             self._rest.clear()
             self._skipping = True
         return messages
 
 
-def encode_hello() -> bytes:
+def encode_hello(pace: Pace = Pace.REAL_TIME) -> bytes:
     """Build a HELLO frame."""
-    return encode_frame(Kind.HELLO, _HELLO.pack(DICTIONARY, len(SENSORS)))
+    return encode_frame(Kind.HELLO, _HELLO.pack(DICTIONARY, len(SENSORS), pace))
 
 
-def check_hello(payload: bytes) -> None:
-    """LinkError when a HELLO is not from an end with our table of sensors."""
-    if len(payload) != _HELLO.size or _HELLO.unpack(payload) != (DICTIONARY, len(SENSORS)):
+def check_hello(payload: bytes, pace: Pace = Pace.REAL_TIME) -> None:
+    """LinkError when a HELLO is not from an end with our table of sensors and our pace."""
+    if len(payload) != _HELLO.size or _HELLO.unpack(payload)[:2] != (DICTIONARY, len(SENSORS)):
         raise LinkError("the other end of the rig line has another table of sensors")
+    if payload[-1] != pace:
+        raise LinkError("one end of the rig line runs in lockstep and the other in real time")
+
+
+def encode_sync(sequence: int, t_s: float) -> bytes:
+    """Build a SYNC frame."""
+    return encode_frame(Kind.SYNC, _SYNC.pack(sequence & 0xFFFFFFFF, t_s))
+
+
+def decode_echo(payload: bytes) -> Echo:
+    """Read an ECHO payload; LinkError when it is not one."""
+    if len(payload) != _ECHO.size:
+        raise LinkError(f"ECHO of {len(payload)} octets, expected {_ECHO.size}")
+    echo = Echo(*_ECHO.unpack(payload))
+    if not (math.isfinite(echo.sent_s) and math.isfinite(echo.board_s)):
+        raise LinkError(f"ECHO: sent at {echo.sent_s} s, heard at {echo.board_s} s")
+    return echo
 
 
 def encode_sensors(sequence: int, t_s: float, readings: Sequence[RawReading | None]) -> bytes:
@@ -206,7 +255,8 @@ def encode_actuators(actuators: Actuators) -> bytes:
     nodes = [value for pair in zip(actuators.caps_w, actuators.busy_frac, strict=True) for value in pair]
     count = len(actuators.caps_w)
     return encode_frame(Kind.ACTUATORS, _ACTUATORS[count].pack(
-        actuators.sequence, actuators.t_s, int(actuators.transmitting), count, *nodes))
+        actuators.sequence, actuators.t_s, actuators.late_s, actuators.overruns & 0xFFFFFFFF,
+        int(actuators.transmitting), count, *nodes))
 
 
 def decode_actuators(payload: bytes) -> Actuators:
@@ -215,11 +265,11 @@ def decode_actuators(payload: bytes) -> Actuators:
     count = payload[head.size - 1] if len(payload) >= head.size else -1
     if not 0 <= count <= NODE_COUNT_MAX or len(payload) != _ACTUATORS[count].size:
         raise LinkError(f"ACTUATORS of {len(payload)} octets for {count} nodes")
-    sequence, t_s, transmitting, _, *nodes = _ACTUATORS[count].unpack(payload)
+    sequence, t_s, late_s, overruns, transmitting, _, *nodes = _ACTUATORS[count].unpack(payload)
     busy_frac = tuple(nodes[1::2])
-    if transmitting > 1 or not math.isfinite(t_s) or not all(0.0 <= share <= 1.0 for share in busy_frac):
-        raise LinkError(f"ACTUATORS: time {t_s} s, transmitter {transmitting}, busy {busy_frac}")
-    return Actuators(sequence, t_s, bool(transmitting), tuple(nodes[0::2]), busy_frac)
+    if transmitting > 1 or not math.isfinite(t_s + late_s) or not all(0.0 <= share <= 1.0 for share in busy_frac):
+        raise LinkError(f"ACTUATORS: time {t_s} s, late {late_s} s, transmitter {transmitting}, busy {busy_frac}")
+    return Actuators(sequence, t_s, bool(transmitting), tuple(nodes[0::2]), busy_frac, late_s, overruns)
 
 
 class RigBoard:
@@ -275,11 +325,12 @@ class RigBoard:
         """See `Board`. Goes out with the next `report`."""
         self._transmitting = on
 
-    def report(self, now_s: float, caps_w: Sequence[float], busy_frac: Sequence[float]) -> None:
-        """Tell the plant what is in force after a tick: caps as read back, and how busy each node was."""
+    def report(self, now_s: float, caps_w: Sequence[float], busy_frac: Sequence[float], late_s: float = 0.0,
+               overruns: int = 0) -> None:
+        """Tell the plant what is in force after a tick: caps as read back, each node's load, our own punctuality."""
         sequence = 0 if self._sensors is None else self._sensors.sequence
         self._port.write(encode_actuators(
-            Actuators(sequence, now_s, self._transmitting, tuple(caps_w), tuple(busy_frac))))
+            Actuators(sequence, now_s, self._transmitting, tuple(caps_w), tuple(busy_frac), late_s, overruns)))
 
     def describe(self) -> tuple[str, ...]:
         """One line for the plant and one for each sensor that it does not have."""
@@ -300,8 +351,12 @@ class RigBoard:
             ])
             self._sensors = sensors
             self._heard_at_s = now_s
+        elif kind == Kind.SYNC:
+            if len(payload) != _SYNC.size:
+                raise LinkError(f"SYNC of {len(payload)} octets, expected {_SYNC.size}")
+            self._port.write(encode_frame(Kind.ECHO, payload + _BOARD_S.pack(now_s)))
         elif kind == Kind.HELLO:
             check_hello(payload)
             self.refused = ""
         else:
-            raise LinkError(f"message of kind {kind:#x} is not for a board")
+            raise LinkError(f"message of kind {kind:#x} is not for a board in real time")

@@ -34,7 +34,7 @@ class Ticks:
 
 def fly(ticks, stop, ports=()):
     clock = MonotonicClock(RATE, start_s=100.0)
-    Executive(ticks, clock, stop, ports, lambda _now_s: None).run()
+    Executive(ticks, clock, stop, ports, lambda *_: None).run()
 
 
 def test_ticks_keep_their_grid_and_a_slow_one_leaves_out_and_says_so():

@@ -198,7 +198,7 @@ def test_ages_travel_so_clocks_need_not_agree():
 def test_an_end_with_another_table_is_refused_with_the_reason():
     wire = Wire()
     board, plant = RigBoard(wire.ends[0]), PlantLink(wire.ends[1])
-    stranger = encode_frame(Kind.HELLO, b"\0\0\0\0\5")
+    stranger = encode_frame(Kind.HELLO, b"\0\0\0\0\5\0")
     wire.ends[1].write(stranger)
     board.serve(0.0)
     assert "another table" in board.refused
