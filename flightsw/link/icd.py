@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from construct import (
     Bytes,
+    BytesInteger,
     Checksum,
     Computed,
     Const,
@@ -86,4 +87,23 @@ TM_PACKET = Struct(
         )
     ),
     "crc" / Checksum(Int16ub, crc16, this.body.data),
+)
+
+# 727.0-B-5, section 5.1. `data` holds the directive code first unless `flags` says file data; with a CRC it ends in it.
+CFDP_PDU = Struct(
+    "flags" / Int8ub,
+    "version" / Computed(this.flags >> 5),
+    "is_file_data" / Computed(this.flags >> 4 & 1),
+    "toward_sender" / Computed(this.flags >> 3 & 1),
+    "unacknowledged" / Computed(this.flags >> 2 & 1),
+    "has_crc" / Computed(this.flags >> 1 & 1),
+    "is_large" / Computed(this.flags & 1),
+    "data_length" / Rebuild(Int16ub, len_(this.data)),
+    "sizes" / Int8ub,
+    "id_octets" / Computed((this.sizes >> 4 & 7) + 1),
+    "sequence_octets" / Computed((this.sizes & 7) + 1),
+    "source_id" / BytesInteger(this.id_octets),
+    "sequence" / BytesInteger(this.sequence_octets),
+    "destination_id" / BytesInteger(this.id_octets),
+    "data" / Bytes(this.data_length),
 )
