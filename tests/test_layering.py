@@ -28,7 +28,10 @@ ALLOWED = {
     "flightsw.fdir": {
         "flightsw.errors", "flightsw.state", "flightsw.dictionary", "flightsw.mission", "flightsw.physics",
     },
-    "flightsw.link": {"flightsw.errors", "flightsw.state", "flightsw.dictionary", "flightsw.kernels"},
+    "flightsw.link": {
+        "flightsw.errors", "flightsw.state", "flightsw.dictionary", "flightsw.kernels",
+        "flightsw.store",  # transfers are durable by the same few operations as jobs
+    },
     "flightsw.board": {"flightsw.errors", "flightsw.state", "flightsw.clock", "flightsw.dictionary", "flightsw.link"},
     "flightsw.store": {"flightsw.errors", "flightsw.state", "flightsw.clock", "flightsw.dictionary"},
     "flightsw.jobs": {
