@@ -35,6 +35,10 @@ job-kills: $(READY) ## kill supervisor, jobs and guardian 1,000 times at random;
 metering: $(READY) ## hold a mission day's bill against the true satellite: 3 % in all, 10 % for each job
 	@$(BIN)/python tests/hil/metering_day.py
 
+realtime: $(READY) ## both loops at 10 Hz behind serial lines for half an hour: overruns, lateness, drift
+	@$(BIN)/hil serial realtime_iss --rate 10 --real-time --quiet
+	@cat out/latest/timing.json
+
 channels: $(READY) ## lose every telemetry channel in turn, in every way, at its worst moment; no limit may be crossed
 	@$(BIN)/hil channels
 

@@ -15,18 +15,28 @@ from flightsw.board.rig import (
     Kind,
     check_hello,
     decode_actuators,
+    decode_echo,
     encode_hello,
     encode_sensors,
+    encode_sync,
 )
 from flightsw.errors import LinkError
 from flightsw.link.serial_port import ByteStream
 from flightsw.state import RawReading
+from hil.timekeeping import ClockSync, Echo, Punctuality
 
 
 class PlantLink:
-    """One plant's end; `actuators` is the board's latest word, None before the first."""
+    """One plant's end; `actuators` is the board's latest word, None before the first.
 
-    def __init__(self, port: ByteStream) -> None:
+    `ticks` has how late the board's ticks began, `clock` what its clock is like beside ours.
+    """
+
+    def __init__(self, port: ByteStream, period_s: float = 1.0, rate: float = 1.0) -> None:
+        self.ticks = Punctuality(period_s, rate)
+        self.clock = ClockSync(rate)
+        self.overruns = 0  # periods that the board left out, over all its starts
+        self._overruns_now = 0
         self.actuators: Actuators | None = None
         self.heard_s = -math.inf
         self.greetings = 0  # HELLOs heard: one or more for each start of a board
@@ -46,8 +56,11 @@ class PlantLink:
         for kind, payload in self._cutter.push(self._port.read()):
             try:
                 if kind == Kind.ACTUATORS:
-                    self.actuators = decode_actuators(payload)
+                    self._take_actuators(decode_actuators(payload))
                     self.heard_s = now_s
+                elif kind == Kind.ECHO:
+                    echo = decode_echo(payload)
+                    self.clock.add(Echo(echo.sent_s, now_s, echo.board_s))
                 elif kind == Kind.HELLO:
                     check_hello(payload)
                     self.greetings += 1
@@ -57,6 +70,18 @@ class PlantLink:
             except LinkError as error:
                 self.bad_messages += 1
                 self.refused = str(error)
+
+    def sync(self, now_s: float) -> None:
+        """Ask for the board's clock."""
+        self._sequence += 1
+        self._port.write(encode_sync(self._sequence, now_s))
+
+    def _take_actuators(self, actuators: Actuators) -> None:
+        self.actuators = actuators
+        self.ticks.add(actuators.late_s)
+        before = self._overruns_now if actuators.overruns >= self._overruns_now else 0  # a new start counts from 0
+        self.overruns += actuators.overruns - before
+        self._overruns_now = actuators.overruns
 
     def send_sensors(self, t_s: float, readings: Sequence[RawReading | None]) -> None:
         """Send what the plant's sensors read at `t_s`."""
