@@ -45,8 +45,9 @@ from flightsw.guardian import InProcessGuardian, ProcessGuardian
 from flightsw.jobs import author
 from flightsw.jobs.customers import load_customers
 from flightsw.jobs.intake import Intake
+from flightsw.jobs.manifest import Manifest
 from flightsw.jobs.onboard import Bundle, OnboardJobs, load_bundles
-from flightsw.jobs.policy import Regions, load_regions
+from flightsw.jobs.policy import Regions, load_regions, problems_of
 from flightsw.jobs.runner import ProcessRunner
 from flightsw.jobs.sandbox import probe
 from flightsw.jobs.selftest import SelfTest, run_self_test
@@ -145,6 +146,17 @@ def _run(options: argparse.Namespace) -> int:
         else:
             board = _local_board(options, board_file, mission.compute.nodes)
         bundles, problems = load_bundles(options.jobs)
+        # Without a regions file every policy that names a region forbids everything.
+        regions_file = options.regions or options.mission.with_name("regions.toml")
+        regions = load_regions(regions_file) if options.regions or regions_file.exists() else Regions({}, 1.0, 0.0)
+        stations = [station.name for station in mission.stations]
+
+        def policy_problems(manifest: Manifest) -> list[str]:
+            return problems_of(manifest.data, manifest.pause, regions.names, stations)
+
+        unlawful = {name: found for name, bundle in bundles.items() if (found := policy_problems(bundle.manifest))}
+        for name, found in unlawful.items():
+            problems += (f"{bundles.pop(name).folder}: {'; '.join(found)}",)
         jobs_folder = _make_folder(folder / "jobs")
         sandbox = probe(jobs_folder, Path(sys.executable))
         stack.callback(sandbox.close)
@@ -160,13 +172,11 @@ def _run(options: argparse.Namespace) -> int:
         # A guardian that pets a watchdog is not ended with us: that would reset the board.
         stack.callback(guardian.close, stop="--watchdog" not in board_file.guardian_options)
         noted_s = FactFile(folder).facts.now_s
-        # Without a regions file every policy that names a region forbids everything.
-        regions_file = options.regions or options.mission.with_name("regions.toml")
-        regions = load_regions(regions_file) if options.regions or regions_file.exists() else Regions({}, 1.0, 0.0)
         custody = custody_of(mission, where, bundles, regions, lambda job_id: processes.folder(job_id) / "out", folder,
                              os.urandom, noted_s)
         supervisor = build(mission, options.mission.read_text("utf-8"),
-                           Parts(board, guardian, jobs, _inbox(options, mission, folder, bundles, attacked), port,
+                           Parts(board, guardian, jobs,
+                                 _inbox(options, mission, folder, bundles, attacked, policy_problems), port,
                                  options.always_transmit,
                                  boot_events=(_sandbox_event(attacked),), custody=custody), folder, where)
         stack.callback(supervisor.close)
@@ -208,15 +218,17 @@ def _run_lockstep(options: argparse.Namespace, mission: Mission, folder: Path) -
 
 
 def _inbox(options: argparse.Namespace, mission: Mission, folder: Path, bundles: dict[str, Bundle],
-           attacked: SelfTest) -> Inbox:
+           attacked: SelfTest, policy_problems: Callable[[Manifest], Sequence[str]]) -> Inbox:
     """Where signed bundles come in, when there are customers."""
     if options.customers is None:
         return GroundOnly()
     working = {mode.name: mode.draw_w for mode in mission.compute.modes if mode.rate > 0.0}
     missing = ", ".join(finding.threatens for finding in attacked.broken)
+    # On a clock that runs faster a core needs as much more of the mission's time for the same work.
+    units_per_core_s = mission.compute.modes[-1].rate * options.rate
     return Intake(options.inbox or folder / "inbox", folder / "bundles", load_customers(options.customers), working,
                   start_unix_s(mission, str(options.mission)), bundles,
-                  f"this machine does not hold back {missing}" if missing else "")
+                  f"this machine does not hold back {missing}" if missing else "", policy_problems, units_per_core_s)
 
 
 def _sandbox_event(attacked: SelfTest) -> Event:

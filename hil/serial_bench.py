@@ -476,9 +476,21 @@ class SerialBench:
         return hear
 
     def _send(self, station: Station, verb: str, values: tuple[Value, ...], now_s: float) -> None:
+        if verb == "job.submit":
+            values = self._as_work_here(values)
         request_id = station.send(verb, values, now_s).request_id
         if self._is_expected:  # what is sent to a satellite that we killed ourselves is not judged
             self._sent.append(request_id)
+
+    def _as_work_here(self, values: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Declare the work of a `job.submit` as what it is here: the jobs' processes take this machine's time, of
+        which the mission's is `rate` times as much.
+        """
+        at = [arg.name for arg in command_row("job.submit").args].index("work")
+        work = values[at] if at < len(values) else None
+        if not isinstance(work, (int, float)):
+            return values
+        return (*values[:at], work * self._options.rate, *values[at + 1:])
 
     def _type(self, station: Station, line: str, now_s: float) -> None:
         """Send what the operator typed; what is wrong with it is said, never raised."""

@@ -21,7 +21,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -69,11 +69,14 @@ class Intake:
     def __init__(
         self, inbox: Path, shelf: Path, customers: Mapping[str, Customer], mode_draw_w: Mapping[str, float],
         obt_offset_s: float, bundles: dict[str, Bundle], untrusted_problem: str = "",
+        policy_problems: Callable[[Manifest], Sequence[str]] = lambda _manifest: (), units_per_core_s: float = 1.0,
     ) -> None:
         """Take up what an earlier life left. BoardError when the folders cannot be used.
 
         `mode_draw_w` is each power mode's nominal draw; `obt_offset_s` turns `now_s` into Unix time; `bundles` are
         added to. With an `untrusted_problem` only trusted customers' jobs are taken, and others told that.
+        `policy_problems` says what of a job's data rules this satellite cannot keep. `units_per_core_s` is the work
+        that a core does which is not held back: the rate of the highest power mode.
         """
         self._inbox = inbox
         self._shelf = shelf
@@ -83,6 +86,8 @@ class Intake:
         self._obt_offset_s = obt_offset_s
         self._bundles = bundles
         self._untrusted_problem = untrusted_problem
+        self._policy_problems = policy_problems
+        self._units_per_core_s = units_per_core_s
         self._shelved: dict[int, _Shelved] = {}
         self._submitted: dict[int, str] = {}  # SHA-256 of the bundle by number, oldest first
         self._offered_s: dict[int, float] = {}
@@ -264,6 +269,9 @@ class Intake:
         manifest, customer = contents.manifest, self._customers[contents.customer]
         if self._untrusted_problem and not customer.trusted:
             raise JobError(f"untrusted jobs are refused: {self._untrusted_problem}")
+        policy = self._policy_problems(manifest)
+        if policy:
+            raise JobError(f"data: {'; '.join(policy)}")
         unknown = [mode for mode in manifest.power_by_mode_w if mode not in self._mode_draw_w]
         if unknown:
             raise JobError(f"power.by_mode_w: no mode {', '.join(unknown)} here; known: {', '.join(self._mode_draw_w)}")
@@ -296,9 +304,9 @@ class Intake:
         shelved = self._shelved[number]
         manifest = shelved.bundle.manifest
         deadline_s = now_s + manifest.deadline_after_s(now_s + self._obt_offset_s)
-        return JobSpec(number, manifest.name, manifest.node_s * manifest.runs(number), self._activity_frac(manifest),
-                       manifest.value, now_s, deadline_s, min(deadline_s, now_s + manifest.answer_due_s),
-                       manifest.pause, shelved.key)
+        work_units = manifest.node_s * self._units_per_core_s * manifest.runs(number)
+        return JobSpec(number, manifest.name, work_units, self._activity_frac(manifest), manifest.value, now_s,
+                       deadline_s, min(deadline_s, now_s + manifest.answer_due_s), manifest.pause, shelved.key)
 
     def _activity_frac(self, manifest: Manifest) -> float:
         """Draw relative to a mode's nominal; of several modes the largest."""

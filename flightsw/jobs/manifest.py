@@ -154,7 +154,7 @@ class Manifest:
 
     @property
     def node_s(self) -> float:
-        """Work as the planner counts it, in seconds of a node; a unit that was never measured counts as one."""
+        """Work in seconds of a core that is not held back; a unit that was never measured counts as one."""
         core_s = self.work_core_s
         return max(1.0, float(math.ceil(self.work_units if core_s is None else core_s)))
 

@@ -29,6 +29,7 @@ from flightsw.jobs.customers import Customer
 from flightsw.jobs.intake import Intake
 from flightsw.jobs.ledger import LedgerEntry
 from flightsw.jobs.onboard import Bundle
+from flightsw.jobs.policy import problems_of
 from flightsw.state import JobSpec, JobState, Pause
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +69,11 @@ def make(folder: Path, job_id: str = "one", change: tuple[str, str] = ("", ""), 
     return sign(pack(folder), KEY)
 
 
+def rules(more: str) -> tuple[str, str]:
+    """Change to a manifest that adds data rules."""
+    return "[power]", f'[data]\nclass = "internal"\nowner = "Example"\nretention_s = 10\n{more}\n[power]'
+
+
 class Satellite:
     """An intake with a ledger in memory, which outlives it, and time that goes on by a second a tick."""
 
@@ -84,7 +90,8 @@ class Satellite:
     def boot(self) -> None:
         self.bundles: dict[str, Bundle] = {}
         self.intake = Intake(self.folder / "inbox", self.folder / "shelf", {"Example": self.customer},
-                             {"15W": 10.0, "25W": 20.0}, START_UNIX_S, self.bundles, self.untrusted)
+                             {"15W": 10.0, "25W": 20.0}, START_UNIX_S, self.bundles, self.untrusted,
+                             lambda manifest: problems_of(manifest.data, manifest.pause, ("CH",), ("Weilheim",)))
 
     def drop(self, octets: bytes, name: str = "a.job") -> None:
         (self.folder / "inbox").mkdir(exist_ok=True)
@@ -195,6 +202,8 @@ REFUSED = {
     "late": Case("job.deadline_utc has passed", ("deadline_s = 600.0", 'deadline_utc = "2027-01-01T00:00:00Z"')),
     "open jobs": Case("has 0 open jobs, its quota is 0", customer=replace(CUSTOMER, open_jobs=0)),
     "disk": Case("above its quota of 3 MB", customer=replace(CUSTOMER, disk_mb=3.0)),
+    "region": Case("data: region 'MARS' is not on board; known: CH", rules('regions_allowed = ["MARS"]')),
+    "station": Case("data: station 'Kiruna' is not the mission's", rules('stations = ["Kiruna"]')),
     "untrusted": Case("untrusted jobs are refused: no seccomp", untrusted="no seccomp"),
 }
 
@@ -234,6 +243,15 @@ def test_an_id_is_not_used_for_two_bundles(satellite: Satellite, tmp_path: Path)
         if not again:
             satellite.end(NUMBER)
     assert len(satellite.submitted) == 1
+
+
+def test_work_is_what_the_highest_mode_does_in_the_core_seconds(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "a.job").write_bytes(make(tmp_path / "one"))
+    intake = Intake(tmp_path / "inbox", tmp_path / "shelf", {"Example": CUSTOMER}, {}, START_UNIX_S, {},
+                    units_per_core_s=1.25)
+    (spec,) = [spec for now_s in range(30) for spec in intake.take(float(now_s), {})][:1]
+    assert spec.work_units == 50.0
 
 
 def test_a_checked_job_counts_twice(satellite: Satellite, tmp_path: Path) -> None:

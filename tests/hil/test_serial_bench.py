@@ -85,7 +85,7 @@ def test_telemetry_commands_and_a_throttled_job_end_to_end(tmp_path, capsys):
     assert "node0_mode=3" in said
     commands = json.loads((out / "latest" / "timing.json").read_text())["commands"]
     assert [c["state"] for c in commands if c["verb"] == "ping"] == ["accepted", "completed"]
-    assert "event INFO job_finished: Job 11 finished, 30 units" in said
+    assert "event INFO job_finished: Job 11 finished, 300 units" in said
     assert "power: mode=COMPUTE" in said
     assert processes_in(tmp_path) == []
 
