@@ -8,6 +8,7 @@ of a module of its own adds one line there.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -116,20 +117,30 @@ def _check(options: argparse.Namespace) -> int:
     scenario = _load(options)
     around = flight.surroundings(scenario)
     contacts = flight.stretches(flight.in_contact(scenario, around))
-    rises_s = tuple(contact.from_s for contact in contacts)
+    edges = flight.edges_of(scenario, around)
     print(f"{scenario.path}: {scenario.id}, mission {scenario.mission.name}, truth {scenario.truth.name}, "
           f"{scenario.duration_s:.0f} s, {scenario.duration_s / scenario.orbit_s:.2f} orbits, seed {scenario.seed}")
     for number, contact in enumerate(contacts, start=1):
         print(f"  pass {number}: T+{contact.from_s:.0f} s, {contact.to_s - contact.from_s:.0f} s long")
+    def due(step: scenarios.GroundStep | scenarios.FaultStep) -> tuple[float | None, str]:
+        if step.at is None:
+            return None, f"when {step.when.text if step.when is not None else 'never'}"
+        at_s = step.at.resolve(edges)
+        return at_s, f"{step.at.words} is not in this run" if at_s is None else f"T+{at_s:.0f} s"
+
     for step in scenario.ground:
-        at_s = step.at.resolve(rises_s)
-        heard = at_s is not None and any(contact.from_s <= at_s < contact.to_s for contact in contacts)
-        when = f"pass {step.at.pass_number} is not in this run" if at_s is None else f"T+{at_s:.0f} s"
-        print(f"  send {step.text}: {when}{'' if heard or at_s is None else ', outside every pass'}")
+        at_s, when = due(step)
+        heard = at_s is None or any(contact.from_s <= at_s < contact.to_s for contact in contacts)
+        print(f"  send {step.text}: {when}{'' if heard else ', outside every pass'}")
     for fault in scenario.faults:
-        at_s = fault.at.resolve(rises_s)
-        when = f"pass {fault.at.pass_number} is not in this run" if at_s is None else f"T+{at_s:.0f} s"
-        print(f"  fault {fault.sensor} {fault.kind}: {when} for {fault.lasts_s:.0f} s")
+        lasts = f"for {fault.lasts_s:.0f} s" if fault.lasts_s < math.inf else "for good"
+        print(f"  fault {fault.id}: {' '.join(filter(None, (fault.kind, fault.target)))}: {due(fault)[1]} {lasts}")
+    for key, value in scenario.drawn.items():
+        print(f"  drawn {key} = {value}")
+    for check in scenario.checks:
+        print(f"  check {check.name}: {check.statement}"
+              + (f" [{', '.join(check.verifies)}]" if check.verifies else "")
+              + (f"; waived: {scenario.waivers[check.name]}" if check.name in scenario.waivers else ""))
     return EXIT_OK
 
 

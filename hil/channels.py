@@ -28,7 +28,7 @@ from flightsw.state import Decision, Estimate, Inputs
 from hil import lean, run
 from hil import scenario as scenarios
 from hil.plant.sensors import SensorFault
-from hil.scenario import FaultStep, Moment
+from hil.scenario import FaultStep
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -91,8 +91,8 @@ def _fly(task: Task) -> tuple[lean.Flown, _Listening]:
     world = _world(task.scenario, task.duration, task.seed)
     fault = task.fault
     if fault.kind:
-        step = FaultStep(Moment(0, fault.from_s), fault.to_s - fault.from_s, fault.sensor, fault.kind, fault.amount)
-        world = replace(world, scenario=replace(world.scenario, faults=(*world.scenario.faults, step)))
+        faults = (*world.scenario.faults, FaultStep.of_sensor(fault))
+        world = replace(world, scenario=replace(world.scenario, faults=faults))
     listening: list[_Listening] = []
 
     def make(mission: Mission, forecaster: Forecaster) -> lean.Policy:

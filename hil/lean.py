@@ -36,7 +36,7 @@ from hil import run
 from hil.jobs import JobStream, StreamConfig, VirtualRunner
 from hil.plant.environment import TruthEnvironment
 from hil.plant.satellite import Truth
-from hil.run import TICK_S, Crossing, Logbook, Trace, generator, in_contact, judge_limits, stretches
+from hil.run import TICK_S, Crossing, Logbook, Trace, generator, judge_limits
 from hil.scenario import Scenario
 
 
@@ -221,8 +221,8 @@ def fly(world: World, make: MakePolicy, commands: Mapping[float, Sequence[Receiv
     nodes = world.truth.compute.nodes
     runner = VirtualRunner(nodes, world.truth.compute.restore_s, world.stream_config, scenario.seed)
     guardian = InProcessGuardian(compose.guardian_config(mission))
-    rises_s = tuple(contact.from_s for contact in stretches(in_contact(scenario, world.around)))
-    satellite = run.true_satellite(scenario, world.truth, world.around, rises_s, guardian, runner)
+    satellite = run.true_satellite(scenario, world.truth, world.around, run.edges_of(scenario, world.around), guardian,
+                                   runner)
     script = _Script(wake_up() if commands is None else commands)
     fingerprints = _Fingerprints()
     # The supervisor names the real parts; these stand in for them by what it calls.

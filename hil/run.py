@@ -40,7 +40,7 @@ from hil.jobs import FIRST_STREAM_ID, JobStream, StreamConfig, VirtualRunner
 from hil.plant.environment import TruthEnvironment, build_environment
 from hil.plant.propagator import start_from_tle
 from hil.plant.satellite import Caps, Load, Truth, TruthSatellite, disperse
-from hil.scenario import Scenario
+from hil.scenario import Edges, Scenario
 
 TICK_S = 1.0
 RECORDING = "boot-0001.fswrec"
@@ -252,12 +252,25 @@ def stretches(flags: npt.NDArray[np.bool_]) -> tuple[Contact, ...]:
                  for a, b in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
+def edges_of(scenario: Scenario, around: TruthEnvironment) -> Edges:
+    """When the true passes and eclipses of a run begin and end. An eclipse under way at the start has no entry."""
+    passes, eclipses = stretches(in_contact(scenario, around)), stretches(around.illumination_frac < 0.5)
+    end_s = float(around.t_s.size) * TICK_S
+    return {
+        "pass.rise": tuple(each.from_s for each in passes),
+        "pass.set": tuple(each.to_s for each in passes if each.to_s < end_s),
+        "eclipse.entry": tuple(each.from_s for each in eclipses if each.from_s > 0.0),
+        "eclipse.exit": tuple(each.to_s for each in eclipses if each.to_s < end_s),
+    }
+
+
 class _Operator:
     """The ground's end: follows the script and polls the station."""
 
-    def __init__(self, scenario: Scenario, station: Station, rises_s: tuple[float, ...]) -> None:
+    def __init__(self, scenario: Scenario, station: Station, edges: Edges) -> None:
         self._station = station
-        due = [(at_s, step) for step in scenario.ground if (at_s := step.at.resolve(rises_s)) is not None]
+        due = [(at_s, step) for step in scenario.ground
+               if step.at is not None and (at_s := step.at.resolve(edges)) is not None]
         self._due = sorted(due, key=lambda entry: entry[0])
         self.left_out = len(scenario.ground) - len(due)
         self.requests: list[int] = []
@@ -279,10 +292,10 @@ def draw_truth(scenario: Scenario) -> Truth:
     return disperse(scenario.truth, scenario.dispersion, generator(scenario.seed, Draws.DISPERSION))
 
 
-def true_satellite(scenario: Scenario, truth: Truth, around: TruthEnvironment, rises_s: tuple[float, ...],
+def true_satellite(scenario: Scenario, truth: Truth, around: TruthEnvironment, edges: Edges,
                    caps: Caps, load: Load) -> TruthSatellite:
-    """Build the scenario's satellite with its start, sensors, faults and losses; `rises_s` are its passes."""
-    faults = [fault for step in scenario.faults if (fault := step.resolve(rises_s)) is not None]
+    """Build the scenario's satellite with its start, losses and those sensor faults whose time is known beforehand."""
+    faults = [fault for step in scenario.faults if (fault := step.sensor_fault(edges)) is not None]
     return TruthSatellite(truth, around, caps, load, start=scenario.start,
                           sensors=generator(scenario.seed, Draws.SENSORS), faults=faults,
                           node_lost_s=scenario.node_lost_s)
@@ -353,13 +366,13 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     around = surroundings(scenario)
     seen = in_contact(scenario, around)
     contacts = stretches(seen)
-    rises_s = tuple(contact.from_s for contact in contacts)
+    edges = edges_of(scenario, around)
     truth = draw_truth(scenario)
     stream_config = scenario.jobs or StreamConfig(overload=0.0)
     stream = JobStream(stream_config, scenario.examples, scenario.duration_s, generator(seed, Draws.JOBS))
     runner = VirtualRunner(truth.compute.nodes, truth.compute.restore_s, stream_config, seed, scenario.examples)
     guardian = InProcessGuardian(compose.guardian_config(mission))
-    satellite = true_satellite(scenario, truth, around, rises_s, guardian, runner)
+    satellite = true_satellite(scenario, truth, around, edges, guardian, runner)
     link = scenario.link
     line = VirtualLine(link.baud, link.latency_s, link.bit_error_rate, int(generator(seed, Draws.LINE).integers(2**31)))
     onboard = folder / "flight"
@@ -369,7 +382,7 @@ def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = la
     with Archive(folder / "ground.sqlite", commit_s=_COMMIT_S) as archive:
         station = Station(line.b, archive, scid=mission.link.spacecraft_id, apid=mission.link.apid,
                           epoch_s=scenario.start_unix_s, stack=compose.stack_of(mission))
-        operator = _Operator(scenario, station, rises_s)
+        operator = _Operator(scenario, station, edges)
         stopwatch = _loop(scenario, software, satellite, line, operator, seen.tolist(), book, trace, advanced)
         software.close()
         archive.flush()

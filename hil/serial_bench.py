@@ -309,7 +309,7 @@ class SerialBench:
         link = scenario.link
         around = run.surroundings(scenario)
         seen = run.in_contact(scenario, around)
-        rises_s = tuple(contact.from_s for contact in run.stretches(seen))
+        edges = run.edges_of(scenario, around)
         truth = run.draw_truth(scenario)
         with ExitStack() as stack:
             run_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hil-serial-")))
@@ -319,7 +319,7 @@ class SerialBench:
             caps = CapFiles(run_folder, self._floor_w)
             top_rate = truth.compute.modes[-1].rate
             load = RealLoad([mode.rate / top_rate for mode in truth.compute.modes], truth.compute.nodes)
-            satellite = run.true_satellite(scenario, truth, around, rises_s, caps, load)
+            satellite = run.true_satellite(scenario, truth, around, edges, caps, load)
             plant_port = stack.enter_context(SerialPort(rig_line.port_b, RIG_BAUD))
             plant = PlantLink(plant_port, run.TICK_S, options.rate)
             archive = stack.enter_context(Archive(folder / "ground.sqlite"))
@@ -333,7 +333,8 @@ class SerialBench:
             stack.callback(self._end_guardian, run_folder)
             stack.callback(flight.end)
             script = sorted(((at_s, step.verb, step.values) for step in scenario.ground
-                             if (at_s := step.at.resolve(rises_s)) is not None), key=lambda entry: entry[0])
+                             if step.at is not None and (at_s := step.at.resolve(edges)) is not None),
+                            key=lambda entry: entry[0])
             flight.start()
             clock = self._await_greeting(flight, plant, plant_port)
             if clock is not None:

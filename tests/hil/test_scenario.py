@@ -1,5 +1,6 @@
 """Scenario files: the shipped ones load, wrong ones are refused with every problem named."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_defaults_and_replacements(tmp_path):
     ("[link]\nbaud = 9600.5", r"link.baud = 9600.5: a whole number is expected \(range 1200..4e\+06 baud\)"),
     ('[link]\ncontact = "sometimes"', r"link.contact = 'sometimes': expected passes or always"),
     ('[[ground]]\nat = "pass one"\nsend = "ping"', r"ground\[0\].at = 'pass one': expected like"),
-    ('[[ground]]\nat = "T+5 s"\nsend = "jump"', r"ground\[0\].send = 'jump': no telecommand 'jump'; known: data.erase, hk.period, "),
+    ('[[ground]]\nat = "T+5 s"\nsend = "jump"', r"ground\[0\].send = 'jump': no telecommand 'jump'; known: "),
     ('[[ground]]\nat = "T+5 s"\nsend = "mode"', r"mode takes MODE; 0 given"),
     ('[[ground]]\nat = "T+5 s"\nsend = "mode FLYING"', r"mode = 'FLYING' is not a whole number or one of BOOT"),
     ('[[ground]]\nat = "T+5 s"\nsend = "hk.period 1 9999"', r"period = 9999 s outside 0..3600 s"),
@@ -106,9 +107,22 @@ def test_missing_files_and_durations(tmp_path, old, new, expected):
 
 
 def test_moments_hang_on_passes():
-    assert Moment(0, 600.0).resolve(()) == 600.0
-    assert Moment(2, 30.0).resolve((100.0, 900.0)) == 930.0
-    assert Moment(3, 30.0).resolve((100.0, 900.0)) is None
+    edges = {"pass.rise": (100.0, 900.0), "eclipse.entry": (2000.0,)}
+    assert Moment(0, 600.0).resolve(edges) == 600.0
+    assert Moment(2, 30.0).resolve(edges) == 930.0
+    assert Moment(3, 30.0).resolve(edges) is None
+    assert Moment(1, -120.0, "eclipse.entry").resolve(edges) == 1880.0
+
+
+@pytest.mark.parametrize(("text", "moment"), [
+    ("T+5 s", Moment(0, 5.0)), ("T + 1.5 min", Moment(0, 90.0)), ("pass 2 + 30 s", Moment(2, 30.0)),
+    ("eclipse.entry+120s", Moment(1, 120.0, "eclipse.entry")),
+    ("eclipse.exit 3 - 1 min", Moment(3, -60.0, "eclipse.exit")),
+    ("pass.set", Moment(1, 0.0, "pass.set")), ("pass.rise 2", Moment(2, 0.0)),
+])
+def test_moments_are_read(tmp_path, text, moment):
+    path = write(tmp_path, GOOD + f'[[ground]]\nat = "{text}"\nsend = "ping"\n')
+    assert load(path).ground[0].at == moment
 
 
 def test_commands_are_parsed_as_the_ground_does(tmp_path):
@@ -121,8 +135,96 @@ def test_faults_become_spans(tmp_path):
     path = write(tmp_path, GOOD + '[[fault]]\nat = "pass 1 + 5 s"\nsensor = "plate_c"\nkind = "bias"\n'
                                   'for = "2 min"\namount = -4.0\n')
     (step,) = load(path).faults
-    assert step.resolve((1000.0,)) == SensorFault(1005.0, 1125.0, "plate_c", "bias", -4.0)
-    assert step.resolve(()) is None
+    assert (step.id, step.kind, step.target, step.values) == ("fault1", "sensor.bias", "plate_c", {"amount": -4.0})
+    assert step.sensor_fault({"pass.rise": (1000.0,)}) == SensorFault(1005.0, 1125.0, "plate_c", "bias", -4.0)
+    assert step.sensor_fault({"pass.rise": ()}) is None
+
+
+def test_faults_of_the_library_take_their_own_parameters(tmp_path):
+    path = write(tmp_path, GOOD + '[[fault]]\nid = "cells"\nwhen = "truth.battery_soc_frac < 80 %"\n'
+                                  'kind = "plant.cells_lost"\nlost_frac = 0.25\n'
+                                  '[[fault]]\nat = "T+1 min"\nkind = "link.cut"\ntarget = "up"\nfor = "30 s"\n')
+    cells, cut = load(path).faults
+    assert (cells.at, cells.when.text, cells.values) == (None, "truth.battery_soc_frac < 80 %", {"lost_frac": 0.25})
+    assert math.isinf(cells.lasts_s)
+    assert (cut.id, cut.target, cut.lasts_s, cut.at) == ("fault2", "up", 30.0, Moment(0, 60.0))
+
+
+FAULT = '[[fault]]\nat = "T+5 s"\n'
+CHECK = "[[check]]\n"
+
+
+@pytest.mark.parametrize(("added", "expected"), [
+    (FAULT + 'kind = "link.melts"',
+     r"fault\[0\].kind = 'link.melts': no such fault; known: link.bit_errors, link.bursts"),
+    (FAULT + 'kind = "link.cut"\ntarget = "left"',
+     r"fault\[0\].target = 'left': a direction is expected: up, down, both"),
+    (FAULT + 'kind = "plant.latch_up"\ntarget = "4"', r"fault\[0\].target = '4': a node is expected: 0, 1, 2, 3"),
+    (FAULT + 'kind = "plant.string_lost"\nlost_frac = 2', r"lost_frac = 2 is out of range \(range 0.01..0.95 frac\)"),
+    (FAULT + 'kind = "plant.string_lost"\nlost_w = 2', r"lost_w = 2: unknown key; plant.string_lost takes lost_frac"),
+    (FAULT + 'kind = "sensor.bias"\ntarget = "plate_c"',
+     r"fault\[0\].amount: missing \(range -10000..10000 its unit\)"),
+    (FAULT + 'when = "t_s > 5"\nkind = "board.sigkill"', r"fault\[0\]: one of at \(.*\) and when"),
+    ('[[fault]]\nkind = "board.sigkill"', r"fault\[0\]: one of at"),
+    ('[[fault]]\nkind = "board.sigkill"\nwhen = "metric.sheds > 1"', r"known after the run only"),
+    (FAULT + 'kind = "board.clock_step"\nfor = "1 s"', r"board.clock_step is at a moment and for good"),
+    (2 * (FAULT + 'kind = "board.sigkill"\nid = "a"\n'), r"fault.id = 'a' is there twice"),
+    (FAULT + 'kind = "hook.x"', r"the scenario names no file of hooks"),
+    (CHECK + 'always = "truth.plat_c < 50 degC"',
+     r"check\[0\].always = .*no signal 'truth.plat_c'; near: truth.plate_c"),
+    (CHECK + 'always = "truth.plate_c < 50 W"', r"degC beside W"),
+    (CHECK + 'always = "truth.plate_c < 50"\nnever = "decision.shed"', r"exactly one of .*always and never given"),
+    (CHECK + 'grace = "5 s"', r"exactly one of .*none given"),
+    (CHECK + 'always = "decision.shed"\nwithin = "5 s"', r"check\[0\].within: does not go with always"),
+    (CHECK + 'hold = "decision.shed"', r"check\[0\].until: missing"),
+    (CHECK + 'always = "metric.sheds < 5"', r"a metric is known at the end only: use final"),
+    (CHECK + 'final = "metric.promises_made == 5"\nverifies = ["REQ-PWR-99"]', r"no requirement 'REQ-PWR-99'"),
+    (CHECK + 'final = "metric.promises_made == 5"\nverifies = ["PWR"]', r"expected ids of requirements"),
+    (CHECK + 'id = "ticks"\nfinal = "metric.sheds == 0"', r"check.id = 'ticks' is there twice"),
+    ('[[waive]]\ncheck = "limits"\nreason = "because we can"',
+     r"waive.check = 'limits': no such check; checks are limit.batt"),
+    ('hooks = "nowhere.py"', r"nowhere.py: is not a Python file"),
+    ("dispersion = { uniform = [2.0, 1.0] }", r"dispersion = .*: uniform from 2 to 1"),
+    ('duration = { uniform = ["10 min", "2 h"] }', r"may differ in one number only"),
+])
+def test_wrong_faults_checks_and_draws_are_named(tmp_path, added, expected):
+    good = GOOD.replace('duration = "10 min"\n', "") if added.startswith("duration") else GOOD
+    path = write(tmp_path, good + added + "\n")
+    with pytest.raises(ConfigError, match=expected):
+        load(path)
+
+
+def test_what_is_drawn_hangs_on_seed_and_place_alone(tmp_path):
+    drawn = ('dispersion = { uniform = [0.5, 1.5] }\n[start]\ncharge_frac = { normal = [0.8, 0.01] }\n'
+             '[link]\nbaud = { choice = [9600, 115200] }\n[[fault]]\nkind = "plant.string_lost"\n'
+             'at = { uniform = ["T+1 min", "T+8 min"] }\nlost_frac = { log_uniform = [0.01, 0.5] }\n')
+    path = write(tmp_path, GOOD + drawn)
+    first, again, other = load(path), load(path), load(path, seed=2)
+    assert first.drawn == again.drawn != other.drawn
+    assert list(first.drawn) == ["dispersion", "start.charge_frac", "link.baud", "fault[0].at", "fault[0].lost_frac"]
+    for each in (first, other):
+        assert 0.5 <= each.dispersion <= 1.5
+        assert 60.0 <= each.faults[0].at.after_s <= 480.0
+        assert 0.01 <= each.faults[0].values["lost_frac"] <= 0.5
+    longer = write(tmp_path, GOOD + 'hooks = "h.py"\n' + drawn)
+    (tmp_path / "h.py").write_text("")
+    assert load(longer).drawn == first.drawn
+
+
+def test_checks_and_waivers_are_taken_over(tmp_path):
+    (tmp_path / "h.py").write_text("def quiet(record):\n    return True\n")
+    path = write(tmp_path, GOOD + 'verifies = ["REQ-PWR-1"]\nhooks = "h.py"\n'
+                 '[[check]]\nid = "soon"\nexpect = "decision.shed"\nafter = "t_s > 60"\nwithin = "5 s"\n'
+                 '[[check]]\npython = "quiet"\n'
+                 '[[waive]]\ncheck = "promises"\nreason = "nothing is promised here"\n')
+    loaded = load(path)
+    soon, quiet = loaded.checks[:2]
+    assert (soon.kind, soon.within_s) == ("expect", 5.0)
+    assert soon.statement == "expect decision.shed, after t_s > 60, within 5 s"
+    assert quiet.name == "check2"
+    assert {check.name for check in loaded.checks[2:]} >= {"limit.die", "promises", "ticks"}
+    assert loaded.waivers == {"promises": "nothing is promised here"}
+    assert loaded.verifies == ("REQ-PWR-1",)
 
 
 def test_check_tells_what_will_happen(tmp_path, capsys):
