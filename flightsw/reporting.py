@@ -113,12 +113,12 @@ class Reporting:
         for sid in asked:
             reporter.housekeeping(sid, self._pool, obt_s)
 
-    def transmit(self, now_s: float, frames_accepted: int) -> None:
+    def transmit(self, now_s: float, control_words: tuple[int, ...]) -> None:
         """Put on the line what its rate takes since the last call; call only while a station listens.
 
-        `frames_accepted` uplink frames are acknowledged in every frame's CLCW.
+        `control_words` go out in turn, one in each frame: what the satellite says of the uplink.
         """
-        self._reporter.acknowledge_uplink(frames_accepted)
+        self._reporter.report_uplink(control_words)
         earned = (now_s - self._credited_until_s) * self._octets_per_s
         self._credited_until_s = now_s
         self._credit_octets = min(self._credit_octets + earned, self._credit_limit_octets)

@@ -348,12 +348,16 @@ class JobProgress(NamedTuple):
 
 
 class Received(NamedTuple):
-    """A telecommand that passed every check of the link. `request_id` names it in its verification."""
+    """A telecommand that passed every check of the link. `request_id` names it in its verification.
+
+    `spi` names the key that it was sealed with, 0 for none.
+    """
 
     request_id: int
     service: int
     subservice: int
     data: bytes
+    spi: int = 0
 
 
 class SetMode(NamedTuple):

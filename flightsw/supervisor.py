@@ -166,6 +166,7 @@ class Supervisor:
 
     def _decide(self, now_s: float, readings: Readings, estimate: Estimate) -> Decision:
         received, self._received = tuple(self._received), []
+        self._receiver.begin_tick()
         status = self._guardian_status
         answers = status is None or (status.health is GuardianHealth.ALIVE and status.result == 0)
         submitted = self._inbox.take(now_s, self._ledger.entries)
@@ -271,7 +272,7 @@ class Supervisor:
             self._transmitting = transmit
             self._board.set_transmitter(transmit)
         if transmit:
-            self._reporting.transmit(now_s, self._receiver.frames_accepted)
+            self._reporting.transmit(now_s, self._receiver.control_words())
 
     def _note_sky(self, sky: Sky, now_s: float, obt_s: float) -> None:
         """Report eclipse edges and the beginning of passes."""

@@ -147,7 +147,7 @@ class _Fingerprints:
 class _Script:
     """Port and receiver in one: telecommands by the tick in which they are heard."""
 
-    frames_accepted = 0
+    frames_rejected = 0
 
     def __init__(self, commands: Mapping[float, Sequence[Received]]) -> None:
         self._commands = commands
@@ -158,6 +158,12 @@ class _Script:
 
     def push(self, _octets: bytes) -> Sequence[Received]:
         return self._commands[self.now_s]
+
+    def begin_tick(self) -> None:
+        pass
+
+    def control_words(self) -> tuple[int, ...]:
+        return ()
 
 
 def wake_up() -> dict[float, Sequence[Received]]:

@@ -12,7 +12,7 @@ Source: Cheshire and Baker, Consistent Overhead Byte Stuffing, IEEE/ACM Transact
 
 from __future__ import annotations
 
-from flightsw.link.frames import Clcw, PacketQueues
+from flightsw.link.frames import PacketQueues
 from flightsw.link.packets import PACKET_OCTETS_MAX, crc16
 
 _RUN_MAX = 254
@@ -101,8 +101,11 @@ class UnitSender(PacketQueues):
         super().__init__(queue_octets)
         self._begun = bytearray()  # of the unit on the line
 
-    def set_clcw(self, clcw: Clcw) -> None:
-        """Drop `clcw`: there is no field for it."""
+    def set_ocf(self, *_words: int) -> None:
+        """Drop them: there is no field for them."""
+
+    def say_ocf(self) -> None:
+        """Do nothing, for the same reason."""
 
     def take(self, budget_octets: int) -> bytes:
         """Return what goes on the line now, at most `budget_octets`."""
@@ -119,8 +122,8 @@ class UnitSender(PacketQueues):
 class UnitReceiver:
     """The ground's end: packets from units."""
 
-    ocf = None
     lost_frames = 0
+    unsealed_frames = 0
     corrected_octets = 0
 
     def __init__(self) -> None:
@@ -129,6 +132,10 @@ class UnitReceiver:
     def push(self, octets: bytes) -> list[bytes]:
         """Take received octets; return the packets completed by them."""
         return [unit[:-_CRC_OCTETS] for unit in self._decoder.push(octets)]
+
+    def take_control_words(self) -> list[int]:
+        """Return none: units have no control field."""
+        return []
 
     @property
     def heard_frames(self) -> int:

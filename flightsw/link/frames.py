@@ -184,7 +184,7 @@ class TmFramer(PacketQueues):
 
     A packet that is partly sent is always finished. A frame that packets do not fill is closed with an idle
     packet, so nothing waits for company. `close` makes of a frame without its error control field what is
-    handed out: by default the whole frame, in a `Stack` what goes on the line.
+    handed out: by default the whole frame, in a `Stack` what goes on the line. It may add `seal_octets`.
     """
 
     def __init__(
@@ -194,12 +194,13 @@ class TmFramer(PacketQueues):
         frame_octets: int = TM_FRAME_OCTETS,
         ocf: bool = True,
         close: Callable[[bytes], bytes] = close_frame,
+        seal_octets: int = 0,
     ) -> None:
         """Raise LinkError where the identifier, a channel, a bound or the length is out of range."""
         super().__init__(queue_octets)
         if not 0 <= scid <= SCID_MAX:
             raise LinkError(f"TM framer: spacecraft id {scid} outside 0..{SCID_MAX}")
-        overhead = _TM_HEADER_OCTETS + _FECF_OCTETS + (_OCF_OCTETS if ocf else 0)
+        overhead = _TM_HEADER_OCTETS + _FECF_OCTETS + (_OCF_OCTETS if ocf else 0) + seal_octets
         if not overhead + IDLE_PACKET_OCTETS_MIN <= frame_octets <= 2048:
             raise LinkError(
                 f"TM framer: frame of {frame_octets} octets outside "
@@ -210,7 +211,7 @@ class TmFramer(PacketQueues):
         self.frames_sent = 0
         self._ocf = ocf
         self._close_frame = close
-        self._clcw = struct.pack(">I", Clcw().pack())
+        self._ocf_words: tuple[bytes, ...] = (struct.pack(">I", Clcw().pack()),)
         self._master_counter = 0
         self._idle_channel = _Channel(0)
         for vcid, channel in {**self._channels, VC_IDLE: self._idle_channel}.items():
@@ -220,9 +221,9 @@ class TmFramer(PacketQueues):
         )
         self._idle_data = b"\x55" * self.data_octets
 
-    def set_clcw(self, clcw: Clcw) -> None:
-        """Send `clcw` in every frame from now on."""
-        self._clcw = struct.pack(">I", clcw.pack())
+    def set_ocf(self, *words: int) -> None:
+        """Send these 32-bit words in turn, one a frame, from now on: a CLCW and a frame security report."""
+        self._ocf_words = tuple([struct.pack(">I", word) for word in words])
 
     def next_frame(self) -> bytes | None:
         """Build the next frame of the channel whose turn it is; None where none has packets."""
@@ -275,7 +276,7 @@ class TmFramer(PacketQueues):
             + data
         )
         if self._ocf:
-            body += self._clcw
+            body += self._ocf_words[self.frames_sent % len(self._ocf_words)]
         self._master_counter = (self._master_counter + 1) & 0xFF
         channel.counter = (channel.counter + 1) & 0xFF
         self.frames_sent += 1

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from flightsw.dictionary import commands, events, telemetry
 from flightsw.errors import LinkError
-from flightsw.link.frames import VC_FILES, VC_HOUSEKEEPING, VC_REPORTS, Clcw
+from flightsw.link.cop1 import Farm
+from flightsw.link.frames import VC_FILES, VC_HOUSEKEEPING, VC_REPORTS
 from flightsw.link.packets import (
     Telecommand,
     Telemetry,
@@ -25,8 +26,9 @@ from flightsw.link.packets import (
     pack_tm,
     unpack_tc,
 )
+from flightsw.link.sdls import OVERHEAD_OCTETS, CommandSeal, SecurityReport, TelemetrySeal
 from flightsw.link.stack import STANDARD, Stack
-from flightsw.link.tc_frames import build_tc_frame, parse_tc_frame
+from flightsw.link.tc_frames import Reject, RejectedFrameError, TcFrame, TcKind, build_tc_frame, parse_tc_frame
 from flightsw.state import Event, Received
 
 STAGE_ACCEPTED, STAGE_NOT_ACCEPTED, STAGE_COMPLETED, STAGE_FAILED = 1, 2, 7, 8
@@ -90,17 +92,42 @@ class BuiltTelecommand(NamedTuple):
 
 def build_telecommand(row: commands.Command, values: Sequence[commands.Value], *, apid: int, seq_count: int,
                       scid: int, source_id: int = 0, stack: Stack = STANDARD) -> BuiltTelecommand:
-    """Build one telecommand down to the line; LinkError names the argument that is out of bounds."""
+    """Build one telecommand down to the line, in clear; LinkError names the argument that is out of bounds."""
+    request_id, packet = pack_telecommand(row, values, apid, seq_count, source_id)
+    return BuiltTelecommand(request_id, packet, Uplink(scid, stack).encode(packet))
+
+
+def pack_telecommand(row: commands.Command, values: Sequence[commands.Value], apid: int, seq_count: int,
+                     source_id: int = 0) -> tuple[int, bytes]:
+    """Build request id and packet of one telecommand; LinkError names the argument that is out of bounds."""
     packet = pack_tc(Telecommand(apid, seq_count, _ACK_ALL, row.service, row.subservice, source_id,
                                  commands.pack_arguments(row, values)))
     (request_id,) = _REQUEST.unpack_from(packet)
-    return BuiltTelecommand(request_id, packet, stack.encode_tc(build_tc_frame(packet, scid)))
+    return request_id, packet
 
 
-def build_file_uplink(pdu: bytes, *, apid: int, seq_count: int, scid: int, stack: Stack = STANDARD) -> bytes:
+def build_file_uplink(pdu: bytes, *, apid: int, seq_count: int, scid: int, stack: Stack = STANDARD,
+                      seal: CommandSeal | None = None) -> bytes:
     """Build one CFDP PDU for the satellite's file service down to the line; LinkError where it is too long."""
     packet = pack_file_packet(file_apid(apid), seq_count, pdu, is_telecommand=True)
-    return stack.encode_tc(build_tc_frame(packet, scid))
+    return Uplink(scid, stack, seal).encode(packet)
+
+
+class Uplink:
+    """The ground's way up: packets in, octets for the line out, sealed where there is a `seal`."""
+
+    def __init__(self, scid: int, stack: Stack = STANDARD, seal: CommandSeal | None = None) -> None:
+        self._scid = scid
+        self._stack = stack
+        self.seal = seal
+
+    def encode(self, data: bytes, kind: TcKind = TcKind.BD, sequence: int = 0) -> bytes:
+        """Put one packet, or one control command, on the line. LinkError where it is too long."""
+        seal = self.seal
+        frame = build_tc_frame(data, self._scid, kind=kind, sequence=sequence,
+                               secure=None if seal is None else seal.seal,
+                               overhead_octets=0 if seal is None else OVERHEAD_OCTETS)
+        return self._stack.encode_tc(frame)
 
 
 class Reporter:
@@ -113,10 +140,12 @@ class Reporter:
     _REPORTS_OCTETS = 262_144  # about 4,000 events: days of them
     _FILES_OCTETS = 4_194_304  # never filled: files are asked for as the line takes them
 
-    def __init__(self, scid: int, apid: int, store_octets: int, stack: Stack = STANDARD) -> None:
+    def __init__(self, scid: int, apid: int, store_octets: int, stack: Stack = STANDARD,
+                 seal: TelemetrySeal | None = None) -> None:
         self._apid = apid
         self._sender = stack.sender(scid, {VC_REPORTS: self._REPORTS_OCTETS, VC_HOUSEKEEPING: store_octets,
-                                           VC_FILES: self._FILES_OCTETS})
+                                           VC_FILES: self._FILES_OCTETS}, seal)
+        self._uplink: tuple[int, ...] = ()
         self.unit_octets = self._sender.unit_octets  # what goes on the line in one piece
         self._seq_count = 0
         self._file_seq_count = 0
@@ -164,9 +193,12 @@ class Reporter:
         self._sender.submit(VC_FILES, packet)
         self._file_seq_count = (self._file_seq_count + 1) & 0x3FFF
 
-    def acknowledge_uplink(self, frames_accepted: int) -> None:
-        """Show the number of accepted BD frames in the CLCW of every frame from now on."""
-        self._sender.set_clcw(Clcw(farm_b_count=frames_accepted & 3))
+    def report_uplink(self, words: tuple[int, ...]) -> None:
+        """Say these control words in turn, one in every frame from now on; at once where they are news."""
+        if words != self._uplink:
+            self._uplink = words
+            self._sender.set_ocf(*words)
+            self._sender.say_ocf()
 
     def take(self, budget_octets: int) -> bytes:
         """Return what goes on the line now: at most `budget_octets`, in pieces of `unit_octets`."""
@@ -182,44 +214,92 @@ class Reporter:
 
 
 class CommandReceiver:
-    """The satellite's uplink: octets in, telecommands that passed every check of the link out."""
+    """The satellite's uplink: octets in, telecommands that passed every check of the link out.
 
-    def __init__(self, scid: int, apid: int, stack: Stack = STANDARD) -> None:
+    With a `seal` nothing is looked at, and no state changes, before a frame has proved to be a station's.
+    """
+
+    _BACKLOG_MAX = 256  # telecommands in sequence that wait for the next tick; then FARM-1 asks the ground to wait
+
+    def __init__(self, scid: int, apid: int, stack: Stack = STANDARD, seal: CommandSeal | None = None) -> None:
+        self.seal = seal
+        self.rejects = [0] * len(Reject)
         self._scid = scid
         self._apid = apid
         self._decoder = stack.tc_receiver()
         self._file_pdus: list[bytes] = []
+        self._farm = Farm()
+        self._security = SecurityReport()
+        self._backlog = 0
         self.frames_accepted = 0
-        self.frames_rejected = 0
         self.last_rejection = ""
+
+    @property
+    def frames_rejected(self) -> int:
+        """Frames that were not accepted, for any reason."""
+        return sum(self.rejects)
 
     def push(self, octets: bytes) -> list[Received]:
         """Take received octets; what is not a valid telecommand for this satellite is counted, never raised."""
-        received = []
+        received: list[Received] = []
         for content in self._decoder.push(octets):
             try:
-                packet = parse_tc_frame(content, self._scid).data
-                pdu = file_pdu_of(packet, file_apid(self._apid))
-                if pdu is None:
-                    received.append(self._open(packet))
-                elif len(self._file_pdus) < _FILE_PDUS_MAX:
-                    self._file_pdus.append(pdu)
+                self._take(content, received)
             except LinkError as error:
-                self.frames_rejected += 1
+                why = error.why if isinstance(error, RejectedFrameError) else Reject.PACKET
+                self.rejects[why] += 1
                 self.last_rejection = str(error)
+                if self.seal is not None and Reject.SPI <= why <= Reject.WINDOW:
+                    self._security = self._security._replace(
+                        alarm=True, bad_counter=why in (Reject.REPLAY, Reject.WINDOW), bad_mac=why is Reject.MAC,
+                        bad_spi=why is Reject.SPI)
             else:
                 self.frames_accepted += 1
+        self._backlog += len(received)
         return received
+
+    def begin_tick(self) -> None:
+        """Say that what was received has been taken away: there is room again."""
+        self._backlog = 0
+        self._farm.release()
+
+    def control_words(self) -> tuple[int, ...]:
+        """What telemetry says of the uplink: the CLCW and, where frames are sealed, the frame security report."""
+        clcw = self._farm.clcw().pack()
+        return (clcw,) if self.seal is None else (clcw, self._security.pack())
 
     def take_file_pdus(self) -> list[bytes]:
         """CFDP PDUs received since the last call."""
         pdus, self._file_pdus = self._file_pdus, []
         return pdus
 
-    def _open(self, packet: bytes) -> Received:
+    def _take(self, content: bytes, received: list[Received]) -> None:
+        """Judge one frame and take what is in it; LinkError names the check that failed."""
+        seal = self.seal
+        frame = parse_tc_frame(content, self._scid, unseal=None if seal is None else seal.unseal)
+        if seal is not None:
+            association = seal.ring.find(frame.spi)
+            self._security = SecurityReport(spi=frame.spi,
+                                            counter_low=association.used & 0xFF if association is not None else 0)
+        if frame.kind is TcKind.BC:
+            if not self._farm.control(frame.data):
+                raise LinkError(f"control command {frame.data[:8].hex()} is neither unlock nor set V(R)")
+            return
+        if frame.kind is TcKind.BD:
+            self._farm.bypass()
+        elif not self._farm.take(frame.sequence, has_room=self._backlog + len(received) < self._BACKLOG_MAX):
+            raise RejectedFrameError(Reject.SEQUENCE, f"frame {frame.sequence} in sequence, {self._farm.expected} is "
+                                                      f"expected{', locked' if self._farm.lockout else ''}")
+        pdu = file_pdu_of(frame.data, file_apid(self._apid))
+        if pdu is None:
+            received.append(self._open(frame))
+        elif len(self._file_pdus) < _FILE_PDUS_MAX:
+            self._file_pdus.append(pdu)
+
+    def _open(self, frame: TcFrame) -> Received:
         """Read the packet of an accepted frame; LinkError names the check that failed."""
-        tc = unpack_tc(packet)
+        tc = unpack_tc(frame.data)
         if tc.apid != self._apid:
             raise LinkError(f"telecommand for application {tc.apid}, this is {self._apid}")
-        (request_id,) = _REQUEST.unpack_from(packet)
-        return Received(request_id, tc.service, tc.subservice, tc.data)
+        (request_id,) = _REQUEST.unpack_from(frame.data)
+        return Received(request_id, tc.service, tc.subservice, tc.data, frame.spi)

@@ -16,10 +16,16 @@ from typing import Final, Protocol
 from flightsw.errors import LinkError
 from flightsw.link import cobs
 from flightsw.link.coding import ASM_OCTETS, CaduSynchroniser, CltuDecoder, encode_cadu, encode_cltu
-from flightsw.link.frames import TM_FRAME_OCTETS, Clcw, TmDeframer, TmFramer, close_frame
+from flightsw.link.frames import TM_FRAME_OCTETS, TmDeframer, TmFramer, close_frame
+from flightsw.link.sdls import OVERHEAD_OCTETS, TelemetrySeal
+from flightsw.link.tc_frames import RejectedFrameError
 
 FRAMINGS: Final = ("cadu", "cobs")
 FRAME_OCTETS: Final = (TM_FRAME_OCTETS, 5 * TM_FRAME_OCTETS)
+
+_FECF_OCTETS = 2
+_CLOSED = bytes(_FECF_OCTETS)  # where the error control field was, which the deframer leaves out
+_CONTROL_WORDS_MAX = 64
 
 
 class TmSender(Protocol):
@@ -38,8 +44,11 @@ class TmSender(Protocol):
     def dropped_packets(self, vcid: int, /) -> int:
         """Packets of a channel that were pushed out or refused since start."""
 
-    def set_clcw(self, clcw: Clcw, /) -> None:
-        """Say `clcw` of the uplink from now on, where the stack has a field for it."""
+    def set_ocf(self, *words: int) -> None:
+        """Say these words of the uplink in turn from now on, where the stack has a field for them."""
+
+    def say_ocf(self) -> None:
+        """Say them in the next octets, whether there are packets or not."""
 
     def take(self, budget_octets: int, /) -> bytes:
         """Return what goes on the line now, at most `budget_octets`."""
@@ -57,6 +66,10 @@ class TmReceiver(Protocol):
         """Those that did not, or were not this spacecraft's."""
 
     @property
+    def unsealed_frames(self) -> int:
+        """Those that closed and were not the satellite's, or came a second time."""
+
+    @property
     def lost_frames(self) -> int:
         """Those missing by the counter in those received."""
 
@@ -68,9 +81,8 @@ class TmReceiver(Protocol):
     def corrected_octets(self) -> int:
         """Wrong octets that the code put right."""
 
-    @property
-    def ocf(self) -> int | None:
-        """Operational control field of the last frame that had one."""
+    def take_control_words(self) -> list[int]:
+        """Operational control fields of the frames received since the last call."""
 
     def push(self, octets: bytes, /) -> list[bytes]:
         """Take received octets; return the packets completed by them."""
@@ -98,13 +110,15 @@ class Stack:
             raise LinkError(f"link frame_octets {self.frame_octets}, known are {FRAME_OCTETS[0]} and "
                             f"{FRAME_OCTETS[1]} octets")
 
-    def sender(self, scid: int, queue_octets: dict[int, int]) -> TmSender:
-        """Make the satellite's end of the downlink; `queue_octets` as in `PacketQueues`."""
-        return cobs.UnitSender(queue_octets) if self.framing == "cobs" else _CaduSender(self, scid, queue_octets)
+    def sender(self, scid: int, queue_octets: dict[int, int], seal: TelemetrySeal | None = None) -> TmSender:
+        """Make the satellite's end of the downlink; `queue_octets` as in `PacketQueues`. Units are not sealed."""
+        if self.framing == "cobs":
+            return cobs.UnitSender(queue_octets)
+        return _CaduSender(self, scid, queue_octets, seal)
 
-    def receiver(self, scid: int) -> TmReceiver:
+    def receiver(self, scid: int, seal: TelemetrySeal | None = None) -> TmReceiver:
         """Make the ground's end of the downlink."""
-        return cobs.UnitReceiver() if self.framing == "cobs" else _CaduReceiver(self, scid)
+        return cobs.UnitReceiver() if self.framing == "cobs" else _CaduReceiver(self, scid, seal)
 
     def synchroniser(self) -> CaduSynchroniser:
         """Make what finds TM frames on the line, for who hands them on; LinkError where the stack has none."""
@@ -122,27 +136,53 @@ class Stack:
 
 
 class _CaduSender(TmFramer):
-    def __init__(self, stack: Stack, scid: int, queue_octets: dict[int, int]) -> None:
-        super().__init__(scid, queue_octets, stack.frame_octets, close=_encode)
+    def __init__(self, stack: Stack, scid: int, queue_octets: dict[int, int], seal: TelemetrySeal | None) -> None:
+        self._seal = seal
+        self._has_news = False  # the control field is to be said even where no packet waits
+        super().__init__(scid, queue_octets, stack.frame_octets, close=self._encode,
+                         seal_octets=OVERHEAD_OCTETS if seal else 0)
         self.unit_octets = ASM_OCTETS + stack.frame_octets
+
+    def say_ocf(self) -> None:
+        """Say the control field, all its words, in the next frames."""
+        self._has_news = True
 
     def take(self, budget_octets: int) -> bytes:
         """Return whole CADUs."""
-        return b"".join(self.frames(budget_octets // self.unit_octets))
+        count = budget_octets // self.unit_octets
+        frames = self.frames(count)
+        if self._has_news and len(frames) < count:
+            self._has_news = False
+            frames += [self.idle_frame() for _ in range(min(2, count) - len(frames))]
+        return b"".join(frames)
 
-
-def _encode(body: bytes) -> bytes:
-    return encode_cadu(close_frame(body))
+    def _encode(self, body: bytes) -> bytes:
+        return encode_cadu(close_frame(body if self._seal is None else self._seal.seal(body)))
 
 
 class _CaduReceiver:
-    def __init__(self, stack: Stack, scid: int) -> None:
+    def __init__(self, stack: Stack, scid: int, seal: TelemetrySeal | None) -> None:
+        self.unsealed_frames = 0
+        self._control_words: list[int] = []
+        self._seal = seal
         self._synchroniser = stack.synchroniser()
-        self._deframer = TmDeframer(scid, stack.frame_octets)
+        self._deframer = TmDeframer(scid, stack.frame_octets - (OVERHEAD_OCTETS if seal else 0))
 
     def push(self, octets: bytes) -> list[bytes]:
-        return [packet for frame in self._synchroniser.push(octets)
-                for _, packet in self._deframer.push_checked(frame)]
+        deframer, seal = self._deframer, self._seal
+        packets: list[bytes] = []
+        for frame in self._synchroniser.push(octets):
+            if seal is not None:
+                try:
+                    frame = seal.unseal(frame[:-_FECF_OCTETS]) + _CLOSED  # noqa: PLW2901 # the same frame, opened
+                except RejectedFrameError:
+                    self.unsealed_frames += 1
+                    continue
+            packets += [packet for _, packet in deframer.push_checked(frame)]
+            if deframer.ocf is not None:
+                self._control_words.append(deframer.ocf)
+        del self._control_words[:-_CONTROL_WORDS_MAX]
+        return packets
 
     @property
     def heard_frames(self) -> int:
@@ -164,9 +204,9 @@ class _CaduReceiver:
     def corrected_octets(self) -> int:
         return 0
 
-    @property
-    def ocf(self) -> int | None:
-        return self._deframer.ocf
+    def take_control_words(self) -> list[int]:
+        words, self._control_words = self._control_words, []
+        return words
 
 
 STANDARD = Stack()

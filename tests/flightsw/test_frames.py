@@ -81,7 +81,7 @@ def test_counters_wrap_without_a_loss() -> None:
 def test_spacepackets_reads_frame_clcw_and_packet() -> None:
     framer = TmFramer(SCID, QUEUES)
     clcw = Clcw(vcid=3, no_bit_lock=True, farm_b_count=2, report_value=77)
-    framer.set_clcw(clcw)
+    framer.set_ocf(clcw.pack())
     for number in range(5):
         framer.submit(VC_HOUSEKEEPING, _packet(number, 150))
     stream = b""
@@ -189,7 +189,7 @@ def test_a_lone_packet_is_sent_at_once_and_its_fill_makes_no_further_frame() -> 
 
 def test_idle_frames_carry_the_clcw_alone() -> None:
     framer, deframer = TmFramer(SCID, QUEUES), TmDeframer(SCID)
-    framer.set_clcw(Clcw(farm_b_count=3))
+    framer.set_ocf(Clcw(farm_b_count=3).pack())
     frame = framer.idle_frame()
     assert len(frame) == TM_FRAME_OCTETS
     assert deframer.push(frame) == []

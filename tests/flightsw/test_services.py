@@ -203,7 +203,7 @@ def test_budget_is_never_exceeded_and_nothing_is_lost(budgets: list[int]) -> Non
 def test_uplink_count_travels_in_every_frame() -> None:
     satellite, ground = reporter(), Ground()
     for accepted in range(6):
-        satellite.acknowledge_uplink(accepted)
+        satellite.report_uplink((Clcw(farm_b_count=accepted).pack(),))
         satellite.pong(OBT_S)
         ground.hear(satellite.take(227))
         assert ground.deframer.ocf is not None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flightsw.errors import LinkError
 from flightsw.link.packets import crc16
-from flightsw.link.tc_frames import TcFrame, build_tc_frame, parse_tc_frame
+from flightsw.link.tc_frames import TcFrame, TcKind, build_tc_frame, parse_tc_frame
 
 SCID = 0x1A5
 
@@ -31,7 +31,7 @@ def test_tc_frame_is_laid_out_as_the_standard_says() -> None:
 def test_tc_frames_return_with_and_without_fill(packet: bytes, scid: int, vcid: int, map_id: int) -> None:
     frame = build_tc_frame(packet, scid, vcid, map_id)
     for fill in (b"", b"\x55" * 6):
-        assert parse_tc_frame(frame + fill, scid, vcid) == TcFrame(scid, vcid, map_id, packet)
+        assert parse_tc_frame(frame + fill, scid, vcid) == TcFrame(TcKind.BD, scid, vcid, 0, map_id, packet)
 
 
 TC = build_tc_frame(b"0123456789", SCID)
@@ -44,8 +44,8 @@ TC = build_tc_frame(b"0123456789", SCID)
         (TC[:-1], "states 18 octets, its CLTU carries 17 octets"),
         (TC + b"\x55" * 7, "states 18 octets, its CLTU carries 25 octets"),
         (TC[:8] + b"?" + TC[9:], "carries error control 0x"),
-        (_reseal(TC, 0, TC[0] & 0xDF), "version and flags 0x00, expected 0x08"),
-        (_reseal(TC, 0, TC[0] | 0x10), "version and flags 0x0c, expected 0x08"),
+        (_reseal(TC, 0, TC[0] | 0x40), "version and flags 0x18, expected 0x00, 0x08 or 0x0c: AD, BD or BC"),
+        (_reseal(TC, 0, TC[0] & 0xDF | 0x10), "version and flags 0x04, expected"),
         (build_tc_frame(b"x", SCID + 1), f"for spacecraft {SCID + 1}, this is spacecraft {SCID}"),
         (build_tc_frame(b"x", SCID, vcid=3), "on virtual channel 3, expected 0"),
         (_reseal(TC, 5, 0x40), "segment flags 1, expected 3"),

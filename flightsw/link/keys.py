@@ -1,0 +1,225 @@
+"""Keys of the link and how far their counters are used: slots, their states, and marks that survive a power cut.
+
+A key belongs to one security parameter index (SPI) and to one sender: a ground station, or the satellite's telemetry.
+Each of them is a *family* with a few slots, so that a station can move to its next key over the air. Both ends hold
+the same `Keys`, read from one file, and each its own `KeyRing`: the states of the slots and, for each, the highest
+counter that may have been used. That mark is written ahead, `RESERVE` counters at a time, before the first of them is
+used: after a power cut a ring goes on at the mark, so no counter is ever used or accepted twice.
+
+`sdls.py` seals and opens with what it finds here. `flightsw/keyfile.py` reads and writes the files. Nothing here
+makes keys, reads a clock or draws random numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from flightsw.errors import ConfigError, StoreError
+
+KEY_OCTETS = 32
+SLOTS_MAX = 4
+STATIONS_MAX = 10
+TELEMETRY = 0
+"""The satellite's own family; stations are 1 and up, in the order of the mission file."""
+
+COUNTER_MAX = (1 << 96) - 1
+RESERVE = 256
+"""Counters that one write of the marks covers: what a power cut costs at most."""
+FAILED_JUMP = 1 << 32
+"""Once marks cannot be written, a sender jumps this far ahead: beyond whatever it would use after a restart."""
+
+_HEAD = struct.Struct(">4s8s")
+_MAGIC = b"KRG1"
+_ENTRY = struct.Struct(">HB12s")
+
+
+class SlotState(IntEnum):
+    """State of a key. Codes are four bits apart, so no flipped bit makes one of another."""
+
+    PRE_ACTIVE = 0x0F
+    ACTIVE = 0x33
+    TRIAL = 0x55  # in force beside the one before it, until the ground confirms it or it is taken back
+    RETIRED = 0x69
+
+
+IN_FORCE = (SlotState.ACTIVE, SlotState.TRIAL)
+
+
+class Key(NamedTuple):
+    """One key. `name` is the station's, or "telemetry"."""
+
+    spi: int
+    name: str
+    octets: bytes
+
+
+class Keys(NamedTuple):
+    """All keys of one spacecraft, as both ends hold them."""
+
+    scid: int
+    keys: tuple[Key, ...]
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Eight octets that tell these keys from any others, and nothing about them."""
+        return hashlib.blake2b(repr(self).encode(), digest_size=8).digest()
+
+    @property
+    def families(self) -> dict[int, str]:
+        """Names of the senders by family."""
+        return {family_of(key.spi): key.name for key in self.keys}
+
+
+class Fact(Protocol):
+    """A few octets that survive anything; `flightsw.store.TripleFact` is one."""
+
+    @property
+    def value(self) -> bytes:
+        """The last value that was durably set."""
+
+    def set(self, value: bytes, /) -> None:
+        """Return once `value` is on the medium; StoreError where it may not be."""
+
+
+def spi_of(family: int, slot: int) -> int:
+    """Security parameter index of a slot; 0 and 65535 are not used (355.0-B-2)."""
+    return family << 4 | slot + 1
+
+
+def family_of(spi: int) -> int:
+    """Family that an SPI belongs to."""
+    return spi >> 4
+
+
+def make_keys(scid: int, stations: Sequence[str], octets: Iterator[bytes], slots: int = SLOTS_MAX) -> Keys:
+    """Make a set with `slots` keys for telemetry and each station, from as many times 32 random `octets`.
+
+    Raises ConfigError where there are too many stations or a key is not 32 octets.
+    """
+    if not 0 < len(stations) <= STATIONS_MAX:
+        raise ConfigError("link keys", f"{len(stations)} stations, 1..{STATIONS_MAX} can have keys")
+    names = ("telemetry", *stations)
+    keys = tuple([Key(spi_of(family, slot), name, next(octets))
+                  for family, name in enumerate(names) for slot in range(slots)])
+    if any(len(key.octets) != KEY_OCTETS for key in keys):
+        raise ConfigError("link keys", f"a key is not {KEY_OCTETS} octets")
+    return Keys(scid, keys)
+
+
+def first_marks(keys: Keys) -> bytes:
+    """Fact of a ring that was never used: the first slot of each family in force, every counter at 0."""
+    return _pack_marks(keys, [
+        (key.spi, SlotState.ACTIVE if key.spi & 0xF == 1 else SlotState.PRE_ACTIVE, 0) for key in keys.keys])
+
+
+def _pack_marks(keys: Keys, entries: Sequence[tuple[int, SlotState, int]]) -> bytes:
+    return _HEAD.pack(_MAGIC, keys.fingerprint) + b"".join(
+        [_ENTRY.pack(spi, state, mark.to_bytes(12, "big")) for spi, state, mark in entries])
+
+
+class Association:
+    """One key in a ring. `used` is the highest counter used or accepted, `mark` what is on the medium, never lower."""
+
+    __slots__ = ("cipher", "family", "mark", "name", "spi", "state", "used")
+
+    def __init__(self, key: Key, state: SlotState, mark: int) -> None:
+        self.spi = key.spi
+        self.family = family_of(key.spi)
+        self.name = key.name
+        self.cipher = AESGCM(key.octets)
+        self.state = state
+        self.used = mark
+        self.mark = mark
+
+
+class KeyRing:
+    """One end's keys: which are in force, and the counters. Every change is durable before it has an effect."""
+
+    def __init__(self, keys: Keys, fact: Fact) -> None:
+        """Read the marks; StoreError where they are not of these keys, or cannot be written any more."""
+        self.keys = keys
+        self.failure = ""  # why marks cannot be written any more; counters then live in memory alone
+        self._fact = fact
+        octets = fact.value
+        wanted = _HEAD.size + _ENTRY.size * len(keys.keys)
+        if len(octets) != wanted or _HEAD.unpack_from(octets) != (_MAGIC, keys.fingerprint):
+            raise StoreError("counters of the link keys: they belong to other keys")
+        self._by_spi: dict[int, Association] = {}
+        for key, (spi, state, mark) in zip(keys.keys, _ENTRY.iter_unpack(octets[_HEAD.size:]), strict=True):
+            if spi != key.spi or state not in set(SlotState):
+                raise StoreError(f"counters of the link keys: SPI {spi} in state {state:#x} where SPI {key.spi} stands")
+            self._by_spi[spi] = Association(key, SlotState(state), int.from_bytes(mark, "big"))
+        fact.set(octets)  # a medium that fails is found before anything is sealed, not when a reserve is used up
+
+    def find(self, spi: int) -> Association | None:
+        """Return the key of an SPI, whatever its state; None where there is none."""
+        return self._by_spi.get(spi)
+
+    def family(self, family: int) -> tuple[Association, ...]:
+        """All slots of a sender, in the order in which they are used."""
+        return tuple([one for one in self._by_spi.values() if one.family == family])
+
+    def in_force(self, family: int) -> Association | None:
+        """Return the key that a sender seals with: the one on trial, else the active one; None where none is left."""
+        slots = self.family(family)
+        return next((one for state in (SlotState.TRIAL, SlotState.ACTIVE) for one in slots if one.state is state), None)
+
+    def commit(self, association: Association, counter: int) -> None:
+        """Use up all counters up to `counter`, durably. The caller knows that it is higher than `used`.
+
+        Never raises: once a write has failed the ring goes on in memory and `failure` says why.
+        """
+        if counter > association.mark:
+            self._reserve(association, counter)
+        association.used = counter
+
+    def draw(self, association: Association) -> int:
+        """Return the next counter to seal with; StoreError where the last one is used."""
+        counter = association.used + 1
+        if counter > association.mark and not self._reserve(association, counter):
+            counter += FAILED_JUMP
+            association.mark = COUNTER_MAX  # in memory: there is nothing more to reserve
+        if counter > COUNTER_MAX:
+            raise StoreError(f"counter of SPI {association.spi} is used up: {COUNTER_MAX}")
+        association.used = counter
+        return counter
+
+    def raise_to(self, spi: int, counter: int) -> None:
+        """Go on above `counter`, which the other end said is used up; never goes back."""
+        association = self._by_spi.get(spi)
+        if association is not None and association.used < counter <= COUNTER_MAX:
+            self.commit(association, counter)
+
+    def set_states(self, states: dict[int, SlotState]) -> None:
+        """Change the states of some slots, durably, in one write."""
+        for spi, state in states.items():
+            self._by_spi[spi].state = state
+        self._write()
+
+    def close(self) -> None:
+        """Write down exactly what is used: an orderly end costs no counters."""
+        for association in self._by_spi.values():
+            association.mark = association.used
+        self._write()
+
+    def _reserve(self, association: Association, counter: int) -> bool:
+        """Move a mark ahead of `counter`; False where it is not on the medium."""
+        before, association.mark = association.mark, min(counter + RESERVE - 1, COUNTER_MAX)
+        self._write()
+        if self.failure:
+            association.mark = before
+        return not self.failure
+
+    def _write(self) -> None:
+        if self.failure:
+            return
+        try:
+            self._fact.set(_pack_marks(self.keys, [(one.spi, one.state, one.mark) for one in self._by_spi.values()]))
+        except StoreError as error:
+            self.failure = str(error)
