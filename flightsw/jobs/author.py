@@ -6,6 +6,7 @@ Called by the command line on the author's own machine; no satellite and no netw
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import re
@@ -80,6 +81,7 @@ name = "{job_id}"                   # for people
 customer = "{customer}"             # whose key signs it
 command = ["python3", "in/job.py", "--units", "{{units}}"]   # run in the job's folder; {{units}} is work.units
 inputs = ["job.py", "sdk.py"]       # files beside this one; the job finds them in in/, read-only
+# executables = ["tool"]            # those of them that are programs by themselves: command = ["in/tool", ...]
 outputs = ["total.txt"]             # files that it must leave in out/
 value = 1.0                         # what finishing it is worth to you
 deadline_s = 7200.0                 # from acceptance; or an instant: deadline_utc = "2027-03-20T12:00:00Z"
@@ -170,6 +172,13 @@ def _look(folder: Path, manifest: Manifest) -> Iterator[Problem]:
     for word in manifest.command:
         if word.startswith("in/") and word[3:] not in manifest.inputs:
             yield Problem(0, f"job.command: {word}, but job.inputs has no {word[3:]}")
+    program = manifest.command[0]
+    if program.startswith("in/") and program[3:] not in manifest.executables:
+        yield Problem(0, f"job.executables: {program[3:]} is missing, and job.command runs it by itself")
+    for name in manifest.executables:
+        with contextlib.suppress(OSError), (folder / name).open("rb") as file:
+            if file.read(2) not in (b"#!", b"\x7fE"):
+                yield Problem(0, f"job.executables: {name} is neither a program of this kind of machine nor a script")
     if manifest.deadline_s is not None and manifest.node_s > manifest.deadline_s:
         yield Problem(0, f"job.deadline_s = {manifest.deadline_s:g}: the work takes {manifest.node_s:g} s of a node")
     if manifest.pause is Pause.NONE and manifest.node_s > _LONG_S:

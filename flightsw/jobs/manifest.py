@@ -3,7 +3,8 @@
 Called by the author's tools, by intake and by whoever submits or starts a job. Never runs anything. An unknown,
 missing or out-of-range key is an error; all errors of a file are reported together.
 
-    [job]        id  name  customer  command  inputs  outputs  value  deadline_s | deadline_utc  answer_due_s?
+    [job]        id  name  customer  command  inputs  executables?  outputs  value
+                 deadline_s | deadline_utc  answer_due_s?
     [work]       units  unit
     [needs]      memory_mb  disk_mb
     [pause]      contract  checkpoint_deadline_s?
@@ -120,9 +121,9 @@ class Manifest:
     """A job as its author declares it.
 
     `inputs` are the files of the bundle, its programs too, that the job finds in `in/`; `outputs` those it
-    leaves in `out/`; both plain names. The deadline is either `deadline_s` after acceptance or the instant
-    `deadline_unix_s`; `answer_due_s` counts from submission. Power is declared either as `activity_frac` of a mode's
-    nominal draw or as `power_by_mode_w`.
+    leaves in `out/`; both plain names. `executables` are those inputs that may be run by themselves. The deadline is
+    either `deadline_s` after acceptance or the instant `deadline_unix_s`; `answer_due_s` counts from submission. Power
+    is declared either as `activity_frac` of a mode's nominal draw or as `power_by_mode_w`.
     """
 
     id: str
@@ -146,6 +147,7 @@ class Manifest:
     data: DataPolicy
     integrity: Integrity
     profile: Profile | None
+    executables: tuple[str, ...] = ()
 
     @property
     def work_core_s(self) -> float | None:
@@ -222,6 +224,7 @@ class _Job:
     name: str = text(*_TITLE)
     customer: str = text(CUSTOMER_PATTERN, CUSTOMER_EXPECTED)
     value: float = number("", 0.0, 1e6)
+    executables: tuple[str, ...] = text(*_FILE, default=())
     deadline_s: float | None = number("s", 1.0, DEADLINE_MAX_S, None)
     deadline_utc: str | None = text(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "an instant like 2027-03-20T12:00:00Z", None)
@@ -287,6 +290,10 @@ def _contradictions(given: _File) -> Iterator[str]:
     yield from _list_problems("job.command", job.command, 1, WORDS_MAX, distinct=False)
     yield from _list_problems("job.inputs", job.inputs, 0, FILES_MAX)
     yield from _list_problems("job.outputs", job.outputs, 1, FILES_MAX)
+    yield from _list_problems("job.executables", job.executables, 0, FILES_MAX)
+    strange = [name for name in job.executables if name not in job.inputs]
+    if strange:
+        yield f"job.executables: {', '.join(strange)} not in job.inputs"
     for name in ("job.toml", SUMS_FILE, SIGNATURE_FILE):
         if name in job.inputs:
             yield f"job.inputs: {name} is in every bundle and is not listed"
@@ -370,4 +377,5 @@ def _flatten(given: _File) -> Manifest:
         data=policy,
         integrity=check,
         profile=given.profile,
+        executables=job.executables,
     )

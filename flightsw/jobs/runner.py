@@ -6,7 +6,7 @@ returns), never reads a clock. What holds a job back is `sandbox`'s.
 
 What a job finds, with its folder as working directory and as FLIGHTSW_JOB_DIR:
 
-    in/                  the bundle's inputs, copied, read-only
+    in/                  the bundle's inputs, copied, read-only; declared executables may be run
     out/                 where it leaves its outputs
     work/                its own; kept when the job is started again, so that it can go on where it was
     progress             units done as decimal text, written in place (`os.pwrite`, at most 32 octets)
@@ -577,7 +577,7 @@ def _prepare(folder: Path, manifest: Manifest, bundle: Path, sandbox: Sandbox) -
     for name in manifest.inputs:
         target = folder / "in" / name
         shutil.copyfile(bundle / name, target)
-        target.chmod(0o444)
+        target.chmod(0o555 if name in manifest.executables else 0o444)
     return user, resumes
 
 

@@ -57,6 +57,18 @@ def test_the_template_runs_as_it_is(here: Path, capsys: pytest.CaptureFixture[st
     assert "advice" not in say(capsys, "check", "mask")
 
 
+def test_check_knows_which_programs_can_run_by_themselves(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    say(capsys, "new", "mask", "--customer", "Example Ltd")
+    path = here / "mask" / "job.toml"
+    text = path.read_text().replace('command = ["python3", "in/job.py"', 'command = ["in/job.py"')
+    path.write_text(text)
+    assert "job.executables: job.py is missing, and job.command runs it" in say(capsys, "check", "mask", code=2)
+    path.write_text(text.replace("# executables = [\"tool\"]", 'executables = ["job.py"]'))
+    assert "job.py is neither a program" in say(capsys, "check", "mask", code=2)
+    (here / "mask" / "job.py").write_text("#!/usr/bin/env python3\n" + (here / "mask" / "job.py").read_text())
+    assert "mask: good" in say(capsys, "check", "mask")
+
+
 def test_check_says_everything_wrong_at_once_with_its_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     say(capsys, "new", "mask", "--customer", "Example Ltd")
     path = here / "mask" / "job.toml"

@@ -95,6 +95,7 @@ def test_power_may_be_declared_by_mode() -> None:
         ('id = "cloud-mask"', 'id = "Cloud Mask"', "job.id = 'Cloud Mask': expected 1..40 characters"),
         ('id = "cloud-mask"', "", "job.id: missing (expected 1..40 characters"),
         ('customer = "Example"', 'customer = "a/b"', "job.customer = 'a/b': expected 1..48 letters"),
+        ("value = 10", 'value = 10\nexecutables = ["tool"]', "job.executables: tool not in job.inputs"),
         ("value = 10", "value = nan", "job.value = nan is out of range (range 0..1e+06)"),
         ("value = 10", "value = true", "job.value = True: a number is expected (range 0..1e+06)"),
         ("value = 10", 'value = "10"', "job.value = '10': a number is expected"),

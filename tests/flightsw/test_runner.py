@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +136,21 @@ def test_a_job_runs_in_its_folder_and_its_result_is_hashed(runner: ProcessRunner
     assert runner.poll(0.0) == ()
     runner.discard(7)
     assert not runner.folder(7).exists()
+
+
+def test_a_declared_executable_runs_by_itself_and_another_does_not(runner: ProcessRunner, tmp_path: Path) -> None:
+    folder = bundle(tmp_path, "")
+    shutil.copyfile("/bin/cp", folder / "tool")
+    native = manifest(command='["in/tool", "in/job.py", "out/result"]',
+                      inputs='["job.py", "tool"]\nexecutables = ["tool"]')
+    runner.start(1, native, folder)
+    assert finished(runner).state is ProcessState.FINISHED
+    assert (runner.folder(1) / "out" / "result").read_bytes() == (folder / "job.py").read_bytes()
+    runner.release(1)
+    runner.start(2, dataclasses.replace(native, executables=()), folder)
+    report = finished(runner)
+    assert (report.state, report.detail) == (ProcessState.FAILED, "exit code 127")
+    assert (runner.folder(2) / "log").read_text() == "launch: in/tool: Permission denied\n"
 
 
 def test_pause_stops_all_processing_and_resume_goes_on(runner: ProcessRunner, tmp_path: Path) -> None:
