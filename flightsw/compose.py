@@ -94,7 +94,7 @@ def guardian_config(mission: Mission) -> GuardianConfig:
 
 def stack_of(mission: Mission) -> Stack:
     """How the mission's line is coded, for both ends."""
-    return Stack(mission.link.framing, mission.link.frame_octets)
+    return Stack(mission.link.framing, mission.link.reed_solomon, mission.link.frame_octets)
 
 
 def custody_of(mission: Mission, where: str, bundles: Mapping[str, Bundle], regions: Regions,

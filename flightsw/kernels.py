@@ -496,3 +496,94 @@ class GuardianCore:
         if code:
             raise KernelError("fsw_guardian_tick", code, "the guardian's state is damaged")
         return bytes(ffi.buffer(self._status, self._length[0]))
+
+
+# --- TM frames on the line (c_kernels/include/tm_frame.h, reed_solomon.h) ------------------------------------
+
+
+_FRAME_ERRORS: Final = {
+    lib.FSW_FRAME_E_NULL: "a pointer is NULL",
+    lib.FSW_FRAME_E_CODEC: "frame_octets must be 3..2048 and, coded, 223 times the interleave, which must be 0..8",
+    lib.FSW_FRAME_E_LENGTH: "an input has not the length that the codec asks for",
+}
+_RS_ERRORS: Final = {
+    lib.FSW_RS_E_NULL: "a pointer is NULL",
+    lib.FSW_RS_E_INTERLEAVE: "interleave must be 1..8",
+}
+
+
+class FrameCodec:
+    """TM frames of one length to and from the line: error control, Reed-Solomon code, randomiser, marker.
+
+    `interleave` 0 leaves the code out. `line_octets` is what a frame takes on the line, marker included, and
+    `block_octets` the same without it.
+    """
+
+    __slots__ = ("_block", "_codec", "_corrected", "_frame", "_line", "_out", "block_octets", "corrected_octets",
+                 "line_octets")
+
+    def __init__(self, frame_octets: int, interleave: int = 0) -> None:
+        self._codec = ffi.new("struct fsw_frame_codec *")
+        status = lib.fsw_frame_init(self._codec, frame_octets, interleave)
+        if status:
+            raise KernelError("fsw_frame_init", status, _FRAME_ERRORS[status])
+        self.block_octets: Final[int] = self._codec.block_octets
+        self.line_octets: Final[int] = lib.FSW_FRAME_MARKER_OCTETS + self.block_octets
+        self.corrected_octets = 0  # wrong octets of good frames so far
+        self._block = ffi.new("uint8_t[]", self.block_octets)
+        self._out = ffi.new("uint8_t[]", self.line_octets)
+        self._frame = ffi.buffer(self._block, frame_octets)
+        self._line = ffi.buffer(self._out, self.line_octets)
+        self._corrected = ffi.new("int32_t *")
+
+    def encode(self, body: bytes) -> bytes:
+        """Return marker and block of a frame; `body` lacks the error control field alone."""
+        status = lib.fsw_frame_encode(self._codec, body, len(body), self._out, self.line_octets)
+        if status:
+            raise KernelError("fsw_frame_encode", status, _FRAME_ERRORS[status])
+        return self._line[:]  # type: ignore[no-any-return]
+
+    def decode(self, block: bytes) -> bytes | None:
+        """Return the frame in a block found behind a marker; None where it cannot be what was sent."""
+        status = lib.fsw_frame_decode(self._codec, block, len(block), self._block, self.block_octets, self._corrected)
+        if status == 0:
+            self.corrected_octets += self._corrected[0]
+            return self._frame[:]  # type: ignore[no-any-return]
+        if status in _FRAME_ERRORS:
+            raise KernelError("fsw_frame_decode", status, _FRAME_ERRORS[status])
+        return None
+
+
+class ReedSolomon:
+    """The code of `FrameCodec` alone: blocks of interleave I hold 223 I octets of information, 32 I of parity."""
+
+    __slots__ = ("_block", "_corrected", "_tables", "_view", "interleave")
+
+    def __init__(self, interleave: int = 1) -> None:
+        if not 1 <= interleave <= lib.FSW_RS_INTERLEAVE_MAX:
+            raise KernelError("ReedSolomon", lib.FSW_RS_E_INTERLEAVE, _RS_ERRORS[lib.FSW_RS_E_INTERLEAVE])
+        self.interleave: Final = interleave
+        self._tables = ffi.new("struct fsw_rs_tables *")
+        lib.fsw_rs_init(self._tables)
+        self._block = ffi.new("uint8_t[]", lib.FSW_RS_CODE_OCTETS * interleave)
+        self._view = ffi.buffer(self._block)
+        self._corrected = ffi.new("int32_t *")
+
+    def encode(self, data: bytes) -> bytes:
+        """Return the block that carries `data`."""
+        octets = lib.FSW_RS_DATA_OCTETS * self.interleave
+        if len(data) != octets:
+            raise KernelError("fsw_rs_encode", lib.FSW_FRAME_E_LENGTH, f"{len(data)} octets, must be {octets}")
+        self._view[0:octets] = data
+        lib.fsw_rs_encode(self._tables, self.interleave, self._block)
+        return self._view[:]  # type: ignore[no-any-return]
+
+    def decode(self, block: bytes) -> tuple[bytes, int] | None:
+        """Return the information of a block and how many octets were wrong; None where they are too many."""
+        if len(block) != len(self._view):
+            raise KernelError("fsw_rs_decode", lib.FSW_FRAME_E_LENGTH,
+                              f"{len(block)} octets, must be {len(self._view)}")
+        self._view[:] = block
+        if lib.fsw_rs_decode(self._tables, self.interleave, self._block, self._corrected):
+            return None
+        return self._view[0:lib.FSW_RS_DATA_OCTETS * self.interleave], self._corrected[0]

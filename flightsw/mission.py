@@ -143,7 +143,7 @@ class LinkConfig:
     """Identity on the link (CCSDS 133.0-B-2, 132.0-B-3), the serial line, and the stack over it.
 
     `framing`: "cadu" (TM frames and CLTUs) or "cobs" (packets, for a bench). `frame_octets`: 223, or 1115 with
-    interleave 5 of a Reed-Solomon code.
+    interleave 5. `reed_solomon` adds a (255,223) code to the TM frames.
     """
 
     spacecraft_id: int = number("", 0, 1023)
@@ -151,6 +151,7 @@ class LinkConfig:
     baud: int = number("baud", 1200, 12_000_000)
     store_octets: int = number("octets", 4096, 1_000_000_000)
     framing: str = text("cadu|cobs", "'cadu' or 'cobs'", "cadu")
+    reed_solomon: bool = False
     frame_octets: int = number("octets", 223, 1115, 223)
 
 
@@ -242,6 +243,8 @@ def _consistency_problems(mission: Mission) -> list[str]:
                         f"(body-fixed, zenith side)")
     if mission.link.frame_octets not in {223, 1115}:
         problems.append(f"link.frame_octets = {mission.link.frame_octets}: 223 octets, or 1115 (interleave 5)")
+    if mission.link.framing == "cobs" and mission.link.reed_solomon:
+        problems.append("link.reed_solomon = true: framing 'cobs' has no blocks of one length to code")
     names = [station.name for station in mission.stations]
     if not names or len(set(names)) != len(names):
         problems.append(f"stations: at least one, with different names; found {names}")

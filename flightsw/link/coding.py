@@ -1,9 +1,9 @@
 """Synchronisation and channel coding: transfer frames as octets on a serial line, and back.
 
-Owns, for the downlink, the attached sync marker, the pseudo-randomiser and the byte-stream synchroniser
-(131.0-B-5); for the uplink, BCH(63,56) codeblocks in CLTUs (231.0-B-4). `frames.py` sits above it, a
-`ByteStream` below. Nothing here raises on received octets: what cannot be used is skipped and counted.
-Buffers are bounded by one frame and its marker, or one CLTU, however much noise arrives.
+Owns, for the downlink, the byte-stream synchroniser (131.0-B-5), over a C kernel that codes and randomises; for the
+uplink, BCH(63,56) codeblocks in CLTUs (231.0-B-4). `stack.py` puts it together with `frames.py`. Nothing here raises
+on received octets: what cannot be used is skipped and counted. Buffers are bounded by one frame and its marker, or
+one CLTU, however much noise arrives.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 
 from flightsw.errors import LinkError
-from flightsw.link.packets import crc16
+from flightsw.kernels import FrameCodec
 from flightsw.link.tc_frames import TC_FRAME_OCTETS_MAX
 
 ASM = bytes.fromhex("1ACFFC1D")
@@ -40,69 +40,63 @@ def _lfsr_period(taps: int) -> bytes:
 
 
 # Bit 7 of the register holds the oldest bit, so the term x^k of the polynomial taps bit 7-k.
-_TM_SEQUENCE = _lfsr_period(0b10010101)  # x^8 + x^7 + x^5 + x^3 + 1, 131.0-B-5 section 10.4
 _TC_SEQUENCE = _lfsr_period(0b11111010)  # x^8 + x^6 + x^4 + x^3 + x^2 + x + 1, 231.0-B-4 section 6
 
 
 @functools.cache
-def _sequence(period: bytes, octets: int) -> int:
-    return int.from_bytes((period * (octets // len(period) + 1))[:octets], "big")
-
-
-def randomise_tm(frame: bytes | bytearray) -> bytes:
-    """Apply the TM pseudo-randomiser; applying it twice gives `frame` back."""
-    octets = len(frame)
-    return (int.from_bytes(frame, "big") ^ _sequence(_TM_SEQUENCE, octets)).to_bytes(octets, "big")
+def _tc_sequence(octets: int) -> int:
+    return int.from_bytes((_TC_SEQUENCE * (octets // len(_TC_SEQUENCE) + 1))[:octets], "big")
 
 
 def randomise_tc(frame: bytes) -> bytes:
     """Apply the TC pseudo-randomiser; applying it twice gives `frame` back."""
     octets = len(frame)
-    return (int.from_bytes(frame, "big") ^ _sequence(_TC_SEQUENCE, octets)).to_bytes(octets, "big")
-
-
-def encode_cadu(frame: bytes) -> bytes:
-    """Build a channel access data unit: sync marker and randomised frame."""
-    return ASM + randomise_tm(frame)
+    return (int.from_bytes(frame, "big") ^ _tc_sequence(octets)).to_bytes(octets, "big")
 
 
 class CaduSynchroniser:
     """Cut a stream of octets into TM frames of one fixed length.
 
     Searches for an exact marker; once a frame has closed, the marker expected after it may have up to
-    `asm_bit_errors` wrong bits (the flywheel). A candidate whose frame error control field does not close
-    is lost to bit errors when a marker follows where it should; otherwise octets were lost or the marker
-    was chance, and the search goes on one octet further: no good frame is swallowed with a bad one.
+    `asm_bit_errors` wrong bits (the flywheel). With an `interleave`, frames are Reed-Solomon coded and repaired.
+    A candidate that stays beyond repair, or whose frame error control field does not close, is lost to bit errors
+    when a marker follows where it should; otherwise octets were lost or the marker was chance, and the search goes
+    on one octet further: no good frame is swallowed with a bad one.
     """
 
     __slots__ = (
         "_asm_bit_errors",
-        "_buffer",
-        "_frame_octets",
+        "_codec",
+        "_rest",
         "bad_frames",
         "frames",
         "locked",
         "skipped_octets",
     )
 
-    def __init__(self, frame_octets: int = 223, asm_bit_errors: int = 4) -> None:
-        self._frame_octets = frame_octets
+    def __init__(self, frame_octets: int = 223, asm_bit_errors: int = 4, interleave: int = 0) -> None:
+        self._codec = FrameCodec(frame_octets, interleave)
         self._asm_bit_errors = asm_bit_errors
-        self._buffer = bytearray()
+        self._rest = b""  # received and not used yet: less than a frame with both its markers
         self.locked = False
         self.frames = 0
-        self.bad_frames = 0  # marker found, frame error control field wrong
+        self.bad_frames = 0  # marker found, frame beyond repair
         self.skipped_octets = 0  # octets outside frames
 
+    @property
+    def corrected_octets(self) -> int:
+        """Wrong octets that the code put right."""
+        return self._codec.corrected_octets
+
     def push(self, octets: bytes) -> list[bytes]:
-        """Take received octets; return the derandomised frames completed by them, FECF checked."""
-        buffer = self._buffer
-        buffer += octets
-        cadu_octets = ASM_OCTETS + self._frame_octets
+        """Take received octets; return the frames completed by them, repaired and FECF checked."""
+        codec = self._codec
+        buffer = self._rest + octets
+        cadu_octets = codec.line_octets
         frames: list[bytes] = []
         at, end = 0, len(buffer)
         while end - at >= ASM_OCTETS:
-            if not (self.locked and self._marker_near(at)):
+            if not (self.locked and self._marker_near(buffer, at)):
                 self.locked = False
                 found = buffer.find(ASM, at)
                 start = found if found >= 0 else end - ASM_OCTETS + 1
@@ -113,8 +107,8 @@ class CaduSynchroniser:
             after = at + cadu_octets
             if after > end:
                 break
-            frame = randomise_tm(buffer[at + ASM_OCTETS : after])
-            if crc16(frame) == 0:
+            frame = codec.decode(buffer[at + ASM_OCTETS : after])
+            if frame is not None:
                 frames.append(frame)
                 self.frames += 1
                 self.locked = True
@@ -123,17 +117,17 @@ class CaduSynchroniser:
                 break  # the next marker, still to come, tells bit errors from a slip
             else:
                 self.bad_frames += 1
-                self.locked = self._marker_near(after)
+                self.locked = self._marker_near(buffer, after)
                 if self.locked:
                     at = after
                 else:
                     self.skipped_octets += 1
                     at += 1
-        del buffer[:at]
+        self._rest = buffer[at:]
         return frames
 
-    def _marker_near(self, at: int) -> bool:
-        marker = self._buffer[at : at + ASM_OCTETS]
+    def _marker_near(self, buffer: bytes, at: int) -> bool:
+        marker = buffer[at : at + ASM_OCTETS]
         return marker == ASM or (
             (int.from_bytes(marker, "big") ^ _ASM_VALUE).bit_count() <= self._asm_bit_errors
         )

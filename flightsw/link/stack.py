@@ -4,8 +4,9 @@ Satellite, station, bridge and rig take the ends of their line from one `Stack`,
 mission file; nothing else knows what lies between a packet and the line. Every end is bounded and never blocks;
 received octets are counted where they are of no use, never raised.
 
-`cadu` (default) is for radios and ground stations: TM transfer frames, randomised, behind sync markers; CLTUs up.
-`cobs` is for a bench: packets with a CRC between zero octets, and TC frames the same way up.
+`cadu` (default) is for radios and ground stations: TM transfer frames, randomised, behind sync markers, with or
+without Reed-Solomon code; CLTUs up. `cobs` is for a bench: packets with a CRC between zero octets, and TC frames the
+same way up.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from flightsw.errors import LinkError
+from flightsw.kernels import FrameCodec
 from flightsw.link import cobs
-from flightsw.link.coding import ASM_OCTETS, CaduSynchroniser, CltuDecoder, encode_cadu, encode_cltu
-from flightsw.link.frames import TM_FRAME_OCTETS, TmDeframer, TmFramer, close_frame
+from flightsw.link.coding import CaduSynchroniser, CltuDecoder, encode_cltu
+from flightsw.link.frames import TM_FRAME_OCTETS, TmDeframer, TmFramer
 from flightsw.link.sdls import OVERHEAD_OCTETS, TelemetrySeal
 from flightsw.link.tc_frames import RejectedFrameError
 
@@ -100,6 +102,7 @@ class Stack:
     """How one mission's line is coded; both ends must be made from equal ones. Keys as in the mission file."""
 
     framing: str = "cadu"
+    reed_solomon: bool = False
     frame_octets: int = TM_FRAME_OCTETS
 
     def __post_init__(self) -> None:
@@ -109,6 +112,13 @@ class Stack:
         if self.frame_octets not in FRAME_OCTETS:
             raise LinkError(f"link frame_octets {self.frame_octets}, known are {FRAME_OCTETS[0]} and "
                             f"{FRAME_OCTETS[1]} octets")
+        if self.framing == "cobs" and self.reed_solomon:
+            raise LinkError("link reed_solomon needs framing 'cadu': 'cobs' has no blocks of one length")
+
+    @property
+    def interleave(self) -> int:
+        """Codewords in a frame's block, 0 where frames are not coded."""
+        return self.frame_octets // TM_FRAME_OCTETS if self.reed_solomon else 0
 
     def sender(self, scid: int, queue_octets: dict[int, int], seal: TelemetrySeal | None = None) -> TmSender:
         """Make the satellite's end of the downlink; `queue_octets` as in `PacketQueues`. Units are not sealed."""
@@ -124,7 +134,7 @@ class Stack:
         """Make what finds TM frames on the line, for who hands them on; LinkError where the stack has none."""
         if self.framing == "cobs":
             raise LinkError("link framing 'cobs' has no transfer frames")
-        return CaduSynchroniser(self.frame_octets)
+        return CaduSynchroniser(self.frame_octets, interleave=self.interleave)
 
     def tc_receiver(self) -> TcReceiver:
         """Make the satellite's end of the uplink."""
@@ -137,11 +147,12 @@ class Stack:
 
 class _CaduSender(TmFramer):
     def __init__(self, stack: Stack, scid: int, queue_octets: dict[int, int], seal: TelemetrySeal | None) -> None:
+        self._codec = FrameCodec(stack.frame_octets, stack.interleave)
         self._seal = seal
         self._has_news = False  # the control field is to be said even where no packet waits
         super().__init__(scid, queue_octets, stack.frame_octets, close=self._encode,
                          seal_octets=OVERHEAD_OCTETS if seal else 0)
-        self.unit_octets = ASM_OCTETS + stack.frame_octets
+        self.unit_octets = self._codec.line_octets
 
     def say_ocf(self) -> None:
         """Say the control field, all its words, in the next frames."""
@@ -157,7 +168,7 @@ class _CaduSender(TmFramer):
         return b"".join(frames)
 
     def _encode(self, body: bytes) -> bytes:
-        return encode_cadu(close_frame(body if self._seal is None else self._seal.seal(body)))
+        return self._codec.encode(body if self._seal is None else self._seal.seal(body))
 
 
 class _CaduReceiver:
@@ -202,7 +213,7 @@ class _CaduReceiver:
 
     @property
     def corrected_octets(self) -> int:
-        return 0
+        return self._synchroniser.corrected_octets
 
     def take_control_words(self) -> list[int]:
         words, self._control_words = self._control_words, []

@@ -54,11 +54,13 @@ def add_link(parser: argparse.ArgumentParser, defaults: bool, port_required: boo
                         help=f"link.framing of the mission ({STANDARD.framing})")
     parser.add_argument("--frame-octets", type=int, choices=FRAME_OCTETS, default=default(STANDARD.frame_octets),
                         help=f"link.frame_octets of the mission ({STANDARD.frame_octets})")
+    parser.add_argument("--reed-solomon", action="store_true", default=default(STANDARD.reed_solomon),
+                        help="link.reed_solomon of the mission is true")
 
 
 def stack_of(options: argparse.Namespace) -> Stack:
     """Return the stack that the options of the line name; LinkError where they do not go together."""
-    return Stack(options.framing, options.frame_octets)
+    return Stack(options.framing, options.reed_solomon, options.frame_octets)
 
 
 def instant(text: str) -> float:

@@ -13,7 +13,7 @@ from tiny_satellite import APID, SCID, TinySatellite, Wire
 from flightsw.dictionary import events, parameters
 from flightsw.dictionary.telemetry import HOUSEKEEPING, POINTS
 from flightsw.errors import LinkError, StoreError
-from flightsw.link.coding import encode_cadu
+from flightsw.kernels import FrameCodec
 from flightsw.link.frames import TmFramer
 from flightsw.link.packets import Telemetry, pack_tm
 from flightsw.state import Event
@@ -292,7 +292,8 @@ def frame_of(*packets: bytes) -> bytes:
     framer = TmFramer(SCID, {0: 1 << 16})
     for packet in packets:
         framer.submit(0, packet)
-    return b"".join(encode_cadu(frame) for frame in framer.frames(1 << 16))
+    codec = FrameCodec(framer.frame_octets)
+    return b"".join(codec.encode(frame[:-2]) for frame in framer.frames(1 << 16))
 
 
 @pytest.mark.parametrize(("service", "subservice", "data"), [
