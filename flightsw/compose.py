@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from flightsw.board.base import Board
@@ -28,6 +29,7 @@ from flightsw.link.services import CommandReceiver, Reporter
 from flightsw.link.stack import Stack
 from flightsw.mission import Mission
 from flightsw.orbit import Orbit, parse_tle
+from flightsw.orderbook import OrderBook, read_upload
 from flightsw.physics import model
 from flightsw.physics.forecast import STEP_S, Forecaster
 from flightsw.physics.units import J_PER_WH, KELVIN
@@ -37,6 +39,8 @@ from flightsw.state import Bounded, Estimate, Event, JobState, JobTransition, Jo
 from flightsw.store import Store
 from flightsw.supervisor import Inbox, Supervisor
 
+UPLOADS = "files"
+"""Folder of the state in which files arrive that the ground sends up."""
 RECORDING_LIMIT_OCTETS = 64_000_000
 
 
@@ -116,6 +120,8 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
     facts.count_boot()
     boot_count = facts.facts.boot_count
     ledger = Ledger(Store(folder / "ledger"))
+    order_book = OrderBook(Store(folder / "orders"))
+    orders = tuple(order_book.orders.changes())
     # What ran when the last supervisor ended has lost its process: it keeps its promise and starts again.
     ledger.record([
         JobTransition(entry.spec.job_id, JobState.PROMISED, "supervisor restarted", entry.done_units, None)
@@ -123,18 +129,20 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
     ], start_s + last.now_s)
     jobs = tuple(JobView(entry.spec, entry.state, entry.done_units, -1) for entry in ledger.entries.values())
     recorder = Recorder(folder / f"boot-{boot_count:04d}.fswrec",
-                        Start(mission_toml, start_s, boot_count, last.mode, jobs), RECORDING_LIMIT_OCTETS)
+                        Start(mission_toml, start_s, boot_count, last.mode, jobs, orders), RECORDING_LIMIT_OCTETS)
     link = mission.link
     stack = stack_of(mission)
     reporting = Reporting(mission, Reporter(link.spacecraft_id, link.apid, link.store_octets, stack), parts.port)
+    brain = Brain(mission, forecaster, jobs, orders)
     supervisor = Supervisor(
         mission, board=parts.board, guardian=parts.guardian, runner=parts.runner, inbox=parts.inbox,
         port=parts.port, receiver=CommandReceiver(link.spacecraft_id, link.apid, stack), reporting=reporting,
-        ledger=ledger, facts=facts, brain=Brain(mission, forecaster, jobs), forecaster=forecaster,
-        recorder=recorder, obt_offset_s=start_s, boot_count=boot_count, always_transmit=parts.always_transmit,
-        duty_throttle=parts.duty_throttle, custody=parts.custody,
+        ledger=ledger, facts=facts, brain=brain, forecaster=forecaster,
+        recorder=recorder, order_book=order_book, read_upload=partial(read_upload, folder / UPLOADS),
+        boot_count=boot_count, always_transmit=parts.always_transmit, duty_throttle=parts.duty_throttle,
+        custody=parts.custody,
     )
     supervisor.announce_boot(last.now_s, last.mode)
     for event in parts.boot_events:
-        reporting.event(event, start_s + last.now_s)
+        reporting.event(event, forecaster.start_unix_s + last.now_s)
     return supervisor

@@ -16,17 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from flightsw.dictionary import orders
 from flightsw.dictionary.sensors import SENSORS
 from flightsw.errors import StoreError
 from flightsw.state import (
     Ban,
     BanNews,
     Decision,
+    Event,
+    FileRead,
     Inputs,
     JobProgress,
     JobSpec,
     JobState,
     JobView,
+    OrderChange,
     Pause,
     Readings,
     Received,
@@ -46,6 +50,7 @@ class Start(NamedTuple):
     boot_count: int
     last_mode: str
     jobs: tuple[JobView, ...]
+    orders: tuple[OrderChange, ...] = ()
 
 
 class Tick(NamedTuple):
@@ -61,6 +66,7 @@ def fingerprint(decision: Decision) -> int:
     return zlib.crc32(repr((
         decision.now_s, int(decision.mode), decision.nodes, plan.made_s, plan.budget_w[:4], plan.battery_min_frac,
         decision.transitions, decision.verifications, decision.effects, decision.events, decision.shed,
+        decision.orders,
     )).encode())
 
 
@@ -78,7 +84,8 @@ class Recorder:
         self._written = 0
         self._ticks = 0
         self.failure = ""
-        head = json.dumps({**start._asdict(), "jobs": [_job_to_json(job) for job in start.jobs]})
+        head = json.dumps({**start._asdict(), "jobs": [_job_to_json(job) for job in start.jobs],
+                           "orders": [orders.to_json(change) for change in start.orders]})
         self._put(head.encode() + b"\n")
 
     def record(self, inputs: Inputs, decided: int) -> None:
@@ -88,12 +95,15 @@ class Recorder:
         readings = inputs.readings
         values = [math.nan if value is None else value for value in readings.values]
         variable = b""
-        if inputs.received or inputs.submitted or inputs.progress or inputs.bans:
+        if (inputs.received or inputs.submitted or inputs.progress or inputs.bans or inputs.noticed
+                or inputs.files):
             variable = json.dumps([
                 [[r.request_id, r.service, r.subservice, r.data.hex()] for r in inputs.received],
                 [_spec_to_json(spec) for spec in inputs.submitted],
                 inputs.progress,
                 inputs.bans,
+                inputs.noticed,
+                inputs.files,
             ], separators=(",", ":")).encode()
         self._put(_FIXED.pack(inputs.now_s, inputs.guardian_answers, inputs.storage_works, *values, *readings.qualities,
                               *readings.sampled_s, decided, len(variable)) + variable)
@@ -156,7 +166,8 @@ def read_recording(path: Path) -> tuple[Start, Iterator[Tick]]:
     try:
         head = json.loads(plain[:end_of_head])
         jobs = tuple(_job_from_json(job) for job in head.pop("jobs"))
-        start = Start(**head, jobs=jobs)
+        kept = tuple(orders.from_json(change) for change in head.pop("orders", []))
+        start = Start(**head, jobs=jobs, orders=kept)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise StoreError(f"recording {path} has no valid head: {error}") from error
     return start, _ticks(plain, end_of_head + 1, path)
@@ -171,27 +182,42 @@ def _ticks(plain: bytes, at: int, path: Path) -> Iterator[Tick]:
         if at + size > len(plain):
             return
         try:
-            received, submitted, progress, bans = _variable_part(plain[at:at + size]) if size else ((), (), (), ())
+            variable = _variable_part(plain[at:at + size]) if size else _NOTHING
         except (ValueError, TypeError) as error:
             raise StoreError(f"recording {path} is damaged in the tick at {now_s!r} s: {error}") from error
         at += size
         readings = Readings(now_s, tuple(None if math.isnan(v) else v for v in values), tuple(qualities),
                             tuple(sampled))
-        yield Tick(Inputs(now_s, readings, received, submitted, progress, guardian_answers,
-                          storage_works, bans), decided)
+        yield Tick(Inputs(now_s, readings, variable.received, variable.submitted, variable.progress, guardian_answers,
+                          storage_works, variable.bans, variable.noticed, variable.files), decided)
 
 
-def _variable_part(
-    octets: bytes,
-) -> tuple[tuple[Received, ...], tuple[JobSpec, ...], tuple[JobProgress, ...], tuple[BanNews, ...]]:
-    received, submitted, progress, bans = json.loads(octets)
-    return (
+class _Variable(NamedTuple):
+    """What most ticks have none of."""
+
+    received: tuple[Received, ...] = ()
+    submitted: tuple[JobSpec, ...] = ()
+    progress: tuple[JobProgress, ...] = ()
+    bans: tuple[BanNews, ...] = ()
+    noticed: tuple[Event, ...] = ()
+    files: tuple[FileRead, ...] = ()
+
+
+_NOTHING = _Variable()
+
+
+def _variable_part(octets: bytes) -> _Variable:
+    received, submitted, progress, bans, *newer = json.loads(octets)
+    noticed, files = newer or ((), ())  # older recordings end with the bans
+    return _Variable(
         tuple(Received(number, service, subservice, bytes.fromhex(data))
               for number, service, subservice, data in received),
         tuple(_spec_from_json(spec) for spec in submitted),
         tuple(JobProgress(*fields) for fields in progress),
         tuple(BanNews(manifest, from_s, to_s, tuple(Ban(*ban) for ban in spans))
               for manifest, from_s, to_s, spans in bans),
+        tuple(Event(name, tuple(args)) for name, args in noticed),
+        tuple(FileRead(*fields) for fields in files),
     )
 
 

@@ -6,12 +6,14 @@ bounded store; nothing here can delay a tick or fail it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from flightsw.dictionary import parameters as parameter_table
 from flightsw.dictionary.sensors import SENSORS
 from flightsw.dictionary.telemetry import HOUSEKEEPING, MISSING, POINT_INDEX, POINTS
+from flightsw.fdir.defined import DefinedMonitors
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import Reporter
 from flightsw.mission import Mission
@@ -24,10 +26,12 @@ from flightsw.state import (
     Estimate,
     Event,
     Limit,
+    MonitorDefinition,
     Pong,
     Readings,
     ReportHousekeeping,
     ReportParameter,
+    SendReport,
     SetHousekeepingPeriod,
 )
 
@@ -83,6 +87,8 @@ class Reporting:
         if mission.compute.nodes > 4:
             self._period_s[4] = self._period_s[3]
         self._due_s = {sid: 0.0 for sid, period_s in self._period_s.items() if period_s > 0.0}
+        self._monitors = DefinedMonitors()
+        self._monitored_s = -math.inf
         self._credit_octets = 0.0  # line time not used yet: frames are whole, a tick's share of the line is not
         self._credited_until_s = 0.0
 
@@ -92,8 +98,11 @@ class Reporting:
 
     def report(self, obt_s: float, readings: Readings, estimate: Estimate, decision: Decision, sky: Sky,
                caps_w: Callable[[], tuple[float, ...]], counters: Callable[[], Counters],
-               values: Mapping[str, float]) -> None:
-        """Queue what this tick has to say; `caps_w` and `counters` are asked only when they are due."""
+               values: Mapping[str, float], monitors: Mapping[int, MonitorDefinition]) -> list[Event]:
+        """Queue what this tick has to say; `caps_w` and `counters` are asked only when they are due.
+
+        Return the events, not yet reported, of the points that `monitors` define.
+        """
         reporter = self._reporter
         for request_id, stage, code, text in decision.verifications:
             reporter.verification(request_id, stage, code, text, obt_s)
@@ -102,8 +111,9 @@ class Reporting:
         now_s = decision.now_s
         asked = self._carry_out(decision, obt_s, values)
         due = [sid for sid, due_s in self._due_s.items() if now_s >= due_s]
-        if not due and not asked:
-            return
+        sample = bool(monitors) and now_s - self._monitored_s >= values["monitor_period_s"]
+        if not due and not asked and not sample:
+            return []
         self._fill_pool(readings, estimate, decision, sky, caps_w(), counters())
         for sid in due:
             # On the grid of its period, so that a late tick is not a slower rate; after a gap it starts afresh.
@@ -112,6 +122,10 @@ class Reporting:
             reporter.housekeeping(sid, self._pool, obt_s)
         for sid in asked:
             reporter.housekeeping(sid, self._pool, obt_s)
+        if not sample:
+            return []
+        self._monitored_s = now_s
+        return self._monitors.check(monitors, self._pool)
 
     def transmit(self, now_s: float, control_words: tuple[int, ...]) -> None:
         """Put on the line what its rate takes since the last call; call only while a station listens.
@@ -133,6 +147,8 @@ class Reporting:
         for effect in decision.effects:
             if isinstance(effect, Pong):
                 self._reporter.pong(obt_s)
+            elif isinstance(effect, SendReport):
+                self._reporter.report(effect.name, effect.args, obt_s)
             elif isinstance(effect, ReportHousekeeping):
                 asked.append(effect.sid)
             elif isinstance(effect, ReportParameter):

@@ -360,6 +360,94 @@ class Received(NamedTuple):
     spi: int = 0
 
 
+class Request(NamedTuple):
+    """A telecommand that is kept on board to be run later: its service, subservice and application data."""
+
+    service: int
+    subservice: int
+    data: bytes
+
+
+class Scheduled(NamedTuple):
+    """A command with its time (PUS 11), `at_obt_s` on-board time."""
+
+    number: int
+    at_obt_s: float
+    request: Request
+
+
+class MonitorDefinition(NamedTuple):
+    """A monitoring definition (PUS 12): a housekeeping point is to stay in `low`..`high`.
+
+    `samples` in a row beyond it are a crossing, as many inside it a return. `severity` is the event's.
+    """
+
+    number: int
+    point: str
+    low: float
+    high: float
+    samples: int
+    severity: int
+    enabled: bool
+
+
+class Action(NamedTuple):
+    """What event `event` sets off (PUS 19), where its first argument is `subject` (empty: any).
+
+    It runs `left` times more, then never: events that set each other off come to an end.
+    """
+
+    number: int
+    event: str
+    subject: str
+    left: int
+    request: Request
+    enabled: bool
+
+
+class StoredSequence(NamedTuple):
+    """A sequence of commands (PUS 21) as it was loaded: its text, and the SHA-256 that it must have."""
+
+    name: str
+    sha256: str
+    text: str
+
+
+class Switch(NamedTuple):
+    """A standing value: whether a table is in force, or the correction of on-board time in seconds."""
+
+    value: float
+
+
+class OrderTable(IntEnum):
+    """Tables of standing orders: what the ground leaves on board to be done without it."""
+
+    SCHEDULE = 1
+    MONITORS = 2
+    ACTIONS = 3
+    SEQUENCES = 4
+    SWITCHES = 5
+
+
+class OrderChange(NamedTuple):
+    """Row `key` of a table of standing orders is set, or deleted where `row` is None.
+
+    Durable before it is acknowledged, in force from the tick that decides it.
+    """
+
+    table: OrderTable
+    key: int | str
+    row: Scheduled | MonitorDefinition | Action | StoredSequence | Switch | None
+
+
+class FileRead(NamedTuple):
+    """Text of a file that the ground sent up, as decide asked for it; `problem` says why there is none."""
+
+    name: str
+    text: str
+    problem: str
+
+
 class SetMode(NamedTuple):
     """Go to `mode`, for `reason`."""
 
@@ -415,16 +503,42 @@ class Pong(NamedTuple):
     """Answer an are-you-alive (PUS 17,2)."""
 
 
+class SendReport(NamedTuple):
+    """Send a report of `dictionary.reports` with its values."""
+
+    name: str
+    args: tuple[float | int | str, ...]
+
+
+class LoadSequence(NamedTuple):
+    """Read the file `name` and keep it as a sequence if its SHA-256 is `sha256`."""
+
+    name: str
+    sha256: str
+
+
+class StartSequence(NamedTuple):
+    """Run the stored sequence `name` from its beginning."""
+
+    name: str
+
+
+class StopSequence(NamedTuple):
+    """Stop running the stored sequence `name`."""
+
+    name: str
+
+
 Effect = (
     SetMode | ReportHousekeeping | SetHousekeepingPeriod | SetParameter | ReportParameter | SubmitJob
-    | CancelJob | EraseData | Pong
+    | CancelJob | EraseData | Pong | SendReport | OrderChange | LoadSequence | StartSequence | StopSequence
 )
 """What telecommands ask for; the supervisor carries it out."""
 
 
 class Verification(NamedTuple):
-    """One stage of a telecommand's verification (PUS service 1): 1 accepted, 2 not accepted, 7 completed,
-    8 failed; `code` and `text` say why where it failed.
+    """One stage of a telecommand's verification (PUS service 1): 1 accepted, 2 not accepted, 3 started, 5 step done,
+    7 completed, 8 failed; `code` and `text` say why where it failed, `code` is the step where one is done.
     """
 
     request_id: int
@@ -461,7 +575,8 @@ class Inputs(NamedTuple):
     """All that decide knows of one tick besides its own memory; recorded, so that it replays.
 
     Once `storage_works` is false it stays so until the supervisor is restarted: nothing that must be durable
-    is begun any more.
+    is begun any more. `noticed` are events that were reported since the last tick by others than decide, `files`
+    what decide asked for.
     """
 
     now_s: float
@@ -472,12 +587,14 @@ class Inputs(NamedTuple):
     guardian_answers: bool
     storage_works: bool = True
     bans: tuple[BanNews, ...] = ()
+    noticed: tuple[Event, ...] = ()
+    files: tuple[FileRead, ...] = ()
 
 
 class Decision(NamedTuple):
     """What decide wants this tick. Reductions in `nodes` are always safe; increases passed the governor.
 
-    `transitions` are written down before `verifications` go out. `effects` are what telecommands ask of
+    `transitions` and `orders` are written down before `verifications` go out. `effects` are what telecommands ask of
     the link (reports, periods). `ahead` is the last forecast, None while the state is not known.
     """
 
@@ -491,6 +608,7 @@ class Decision(NamedTuple):
     events: tuple[Event, ...]
     shed: str
     ahead: Ahead | None = None
+    orders: tuple[OrderChange, ...] = ()
 
 
 class NodeCap(NamedTuple):

@@ -7,7 +7,7 @@ It holds the one broad `except` of the flight software: a tick that fails sheds 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from flightsw.board.base import Board
@@ -26,6 +26,7 @@ from flightsw.jobs.meter import Meter
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver
 from flightsw.mission import Mission
+from flightsw.orderbook import OrderBook
 from flightsw.physics.forecast import Forecaster, Sky
 from flightsw.physics.units import J_PER_WH
 from flightsw.recorder import Recorder, fingerprint
@@ -36,10 +37,12 @@ from flightsw.state import (
     EraseData,
     Estimate,
     Event,
+    FileRead,
     Inputs,
     JobSpec,
     JobState,
     JobTransition,
+    LoadSequence,
     Mode,
     NodeCap,
     Readings,
@@ -63,11 +66,12 @@ class Inbox(Protocol):
 
 
 class Supervisor:
-    """One satellite's loop. `obt_offset_s` turns `now_s` into on-board time (Unix)."""
+    """One satellite's loop. `read_upload` reads a file that the ground sent up."""
 
     def __init__(self, mission: Mission, *, board: Board, guardian: GuardianLink, runner: Runner, inbox: Inbox,
                  port: ByteStream, receiver: CommandReceiver, reporting: Reporting, ledger: Ledger, brain: Brain,
-                 facts: FactFile, forecaster: Forecaster, recorder: Recorder, obt_offset_s: float, boot_count: int,
+                 facts: FactFile, forecaster: Forecaster, recorder: Recorder, order_book: OrderBook,
+                 read_upload: Callable[[str], FileRead], boot_count: int,
                  always_transmit: bool, duty_throttle: bool, custody: Custody | None = None) -> None:
         self._mission = mission
         self._board = board
@@ -85,7 +89,10 @@ class Supervisor:
         self._noted_s = facts.facts.now_s
         self._plausibility = Plausibility(mission)
         self._estimator = Estimator(mission, forecaster)
-        self._obt_offset_s = obt_offset_s
+        self._order_book = order_book
+        self._read_upload = read_upload
+        self._noticed: list[Event] = []
+        self._files: list[FileRead] = []
         self._boot_count = boot_count
         self._always_transmit = always_transmit
         self._duty_throttle = duty_throttle
@@ -112,6 +119,11 @@ class Supervisor:
         return self._brain.mode
 
     @property
+    def _obt_offset_s(self) -> float:
+        """What turns `now_s` into on-board time (Unix); telecommands move it."""
+        return self._forecaster.start_unix_s
+
+    @property
     def failures(self) -> int:
         """Ticks that failed since start."""
         return self._failures
@@ -128,7 +140,7 @@ class Supervisor:
             self.listen()
             readings, doubts = self._plausibility.judge(sense(self._board, now_s))
             for doubt in doubts:
-                self._reporting.event(doubt, now_s + self._obt_offset_s)
+                self._say(doubt, now_s + self._obt_offset_s)
             estimate = self._estimator.update(readings, self._brain.parameters["blind_after_s"])
             decision = self._decide(now_s, readings, estimate)
             self._act(now_s, decision)
@@ -152,17 +164,24 @@ class Supervisor:
             with contextlib.suppress(StoreError):  # a bill that is some minutes short must not keep us from ending
                 self._ledger.note(self._meter.usages)
         self._ledger.close()
+        self._order_book.close()
         if self._custody is not None:
             self._custody.close()
 
     def note_overrun(self, now_s: float, late_s: float, left_out: int) -> None:
         """Report ticks that began late or were left out."""
         self._overruns += 1
-        self._reporting.event(Event("tick_overrun", (late_s, left_out)), now_s + self._obt_offset_s)
+        self._say(Event("tick_overrun", (late_s, left_out)), now_s + self._obt_offset_s)
+
+    def _say(self, event: Event, obt_s: float) -> None:
+        """Report an event that is not decide's; where something waits for it, decide hears of it next tick."""
+        self._reporting.event(event, obt_s)
+        if self._order_book.orders.awaits(event.name):
+            self._noticed.append(event)
 
     def announce_boot(self, now_s: float, last_mode: str) -> None:
         """Report the start."""
-        self._reporting.event(Event("boot", (self._boot_count, last_mode)), now_s + self._obt_offset_s)
+        self._say(Event("boot", (self._boot_count, last_mode)), now_s + self._obt_offset_s)
 
     def _decide(self, now_s: float, readings: Readings, estimate: Estimate) -> Decision:
         received, self._received = tuple(self._received), []
@@ -173,16 +192,25 @@ class Supervisor:
         bans = () if self._custody is None else self._custody.bans(now_s)
         progress = self._runner.poll(now_s)
         self._meter.take(now_s, readings.values[_BUS_W], readings.values[self._node_w], self._runner.active())
-        inputs = Inputs(now_s, readings, received, submitted, progress, answers, self._storage_works, bans)
+        inputs = Inputs(now_s, readings, received, submitted, progress, answers, self._storage_works, bans,
+                        tuple(self._noticed), tuple(self._files))
+        self._noticed.clear()
+        self._files.clear()
         decision = self._brain.decide(estimate, inputs)
         self._recorder.record(inputs, fingerprint(decision))
         if self._recorder.failure and not self._recording_ended:
             self._recording_ended = True
-            self._reporting.event(Event("recording_ended", (self._recorder.failure,)), now_s + self._obt_offset_s)
+            self._say(Event("recording_ended", (self._recorder.failure,)), now_s + self._obt_offset_s)
         return decision
 
     def _act(self, now_s: float, decision: Decision) -> None:
         """Write down, then run jobs, then renew the caps. The guardian applies reductions at once."""
+        if decision.orders:
+            try:
+                self._order_book.record(decision.orders)
+            except StoreError:
+                self._storage_works = False
+                raise
         if decision.transitions:
             try:
                 self._ledger.record(decision.transitions, now_s + self._obt_offset_s, self._meter.usages)
@@ -196,10 +224,12 @@ class Supervisor:
                     self._runner.end(transition.job_id)
                     self._settle(transition, now_s + self._obt_offset_s)
         for effect in decision.effects:
-            if isinstance(effect, EraseData) and self._custody is not None:
+            if isinstance(effect, LoadSequence):
+                self._files.append(self._read_upload(effect.name))
+            elif isinstance(effect, EraseData) and self._custody is not None:
                 obt_s = now_s + self._obt_offset_s
                 gone = self._custody.erase_customer(effect.customer, obt_s, "ground")
-                self._reporting.event(Event("data_erased", (effect.customer, len(gone))), obt_s)
+                self._say(Event("data_erased", (effect.customer, len(gone))), obt_s)
         if decision.mode.name != self._facts.facts.mode or now_s - self._noted_s >= _NOTE_EVERY_S:
             self._noted_s = now_s  # first: facts that cannot be written fail this tick, not every one from now on
             self._facts.note(decision.mode, now_s)
@@ -219,7 +249,7 @@ class Supervisor:
             return
         spec = self._ledger.entries[transition.job_id].spec
         value = spec.value if transition.state is JobState.FINISHED else 0.0
-        self._reporting.event(Event("job_settled", (spec.job_id, *usage, value)), obt_s)
+        self._say(Event("job_settled", (spec.job_id, *usage, value)), obt_s)
 
     def _placements(self, decision: Decision) -> list[Placement]:
         """Which job each node holds and how much of the time it runs in the node's power mode."""
@@ -244,7 +274,7 @@ class Supervisor:
             return False
         stopped, events = self._custody.stops(job, now_s, now_s + self._obt_offset_s)
         for event in events:
-            self._reporting.event(event, now_s + self._obt_offset_s)
+            self._say(event, now_s + self._obt_offset_s)
         return stopped
 
     def _report(self, now_s: float, readings: Readings, estimate: Estimate, decision: Decision) -> None:
@@ -253,16 +283,18 @@ class Supervisor:
         self._note_sky(sky, now_s, obt_s)
         if self._custody is not None:
             for event in self._custody.tend(obt_s):
-                self._reporting.event(event, obt_s)
+                self._say(event, obt_s)
         for event in self._inbox.news():
-            self._reporting.event(event, obt_s)
+            self._say(event, obt_s)
         if now_s - self._balanced_s >= _BALANCE_EVERY_S:
             self._balanced_s = now_s
             meter = self._meter
-            self._reporting.event(
+            self._say(
                 Event("energy_balance", (meter.bus_j, meter.jobs_j, meter.house_j, meter.unmetered_s)), obt_s)
-        self._reporting.report(obt_s, readings, estimate, decision, sky, self._caps_in_force,
-                               lambda: self._count(now_s), self._brain.parameters)
+        for event in self._reporting.report(obt_s, readings, estimate, decision, sky, self._caps_in_force,
+                                            lambda: self._count(now_s), self._brain.parameters,
+                                            self._order_book.orders.monitors):
+            self._say(event, obt_s)
         self._transmit(now_s, sky)
 
     def _transmit(self, now_s: float, sky: Sky) -> None:
@@ -281,11 +313,11 @@ class Supervisor:
             return
         if sky.in_eclipse and not before.in_eclipse:
             self._eclipse_since_s = now_s
-            self._reporting.event(Event("eclipse_entered", ()), obt_s)
+            self._say(Event("eclipse_entered", ()), obt_s)
         elif before.in_eclipse and not sky.in_eclipse and self._eclipse_since_s is not None:
-            self._reporting.event(Event("eclipse_left", (now_s - self._eclipse_since_s,)), obt_s)
+            self._say(Event("eclipse_left", (now_s - self._eclipse_since_s,)), obt_s)
         if sky.pass_in_s == 0.0 and before.pass_in_s > 0.0:
-            self._reporting.event(Event("ground_pass", (sky.station, sky.pass_lasts_s, sky.pass_top_deg)), obt_s)
+            self._say(Event("ground_pass", (sky.station, sky.pass_lasts_s, sky.pass_top_deg)), obt_s)
 
     def _caps_in_force(self) -> tuple[float, ...]:
         """Caps that the guardian says it enforces; MISSING where it does not say."""

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from flightsw.dictionary import parameters
 from flightsw.dictionary.commands import COMMANDS, Command, Value
 from flightsw.dictionary.events import EventRow
+from flightsw.dictionary.reports import ReportRow, unpack_report
 from flightsw.dictionary.telemetry import HOUSEKEEPING, Housekeeping, unpack_event, unpack_housekeeping
 from flightsw.errors import LinkError, StoreError
 from flightsw.link.packets import Telemetry, unpack_tm
@@ -30,6 +31,8 @@ from flightsw.link.services import (
     STAGE_COMPLETED,
     STAGE_FAILED,
     STAGE_NOT_ACCEPTED,
+    STAGE_STARTED,
+    STAGE_STEP,
     build_telecommand,
     unpack_parameter,
     unpack_verification,
@@ -46,6 +49,7 @@ class CommandState(StrEnum):
 
     SENT = "sent"
     ACCEPTED = "accepted"
+    STARTED = "started"
     COMPLETED = "completed"
     REJECTED = "rejected"
     FAILED = "failed"
@@ -55,26 +59,30 @@ class CommandState(StrEnum):
     @property
     def is_final(self) -> bool:
         """True when nothing more is waited for (a late report still changes NO_ANSWER)."""
-        return self not in {CommandState.SENT, CommandState.ACCEPTED}
+        return self not in {CommandState.SENT, CommandState.ACCEPTED, CommandState.STARTED}
 
 
 _STATE_OF_STAGE = {
     STAGE_ACCEPTED: CommandState.ACCEPTED,
     STAGE_NOT_ACCEPTED: CommandState.REJECTED,
+    STAGE_STARTED: CommandState.STARTED,
+    STAGE_STEP: CommandState.STARTED,
     STAGE_COMPLETED: CommandState.COMPLETED,
     STAGE_FAILED: CommandState.FAILED,
 }
 _MAY_FOLLOW = {
     CommandState.SENT: frozenset(_STATE_OF_STAGE.values()),
     CommandState.NO_ANSWER: frozenset(_STATE_OF_STAGE.values()),
-    CommandState.ACCEPTED: frozenset({CommandState.COMPLETED, CommandState.FAILED}),
+    CommandState.ACCEPTED: frozenset({CommandState.STARTED, CommandState.COMPLETED, CommandState.FAILED}),
+    CommandState.STARTED: frozenset({CommandState.STARTED, CommandState.COMPLETED, CommandState.FAILED}),
 }
 """What a verification report may change; any other report is a repetition or came late."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommandRecord:
-    """One telecommand as sent and how far it got; `code` and `text` say why it was rejected or failed.
+    """One telecommand as sent and how far it got; `code` and `text` say why it was rejected or failed, or which
+    step is done.
 
     Times are on the session's `now_s` axis. `deadline_s` is when the next stage is given up.
     """
@@ -135,6 +143,15 @@ class ParameterReport(NamedTuple):
     value: float
 
 
+class TableReport(NamedTuple):
+    """One received report of `dictionary.reports`: a time, or a row of an on-board table."""
+
+    received_s: float
+    obt_s: float
+    row: ReportRow
+    args: tuple[float | int | str, ...]
+
+
 class PongReport(NamedTuple):
     """The satellite answered an are-you-alive."""
 
@@ -142,7 +159,7 @@ class PongReport(NamedTuple):
     obt_s: float
 
 
-Report = HousekeepingReport | EventReport | CommandReport | ParameterReport | PongReport
+Report = HousekeepingReport | EventReport | CommandReport | ParameterReport | TableReport | PongReport
 Listener = Callable[[Report], None]
 
 
@@ -317,7 +334,8 @@ class Station:
         elif service == 17 and subservice == 2:
             self._queue(PongReport(now_s, obt_s))
         else:
-            raise LinkError(f"report {service},{subservice} is not in the dictionary")
+            table, args = unpack_report(service, subservice, data)
+            self._queue(TableReport(now_s, obt_s, table, args))
 
     def _learn(self, row: parameters.Parameter, value: float, obt_s: float) -> None:
         self.archive.add_parameter(obt_s, row.number, row.name, value)
@@ -339,7 +357,7 @@ class Station:
         if record is None:
             self.foreign_verifications += 1
         elif state in _MAY_FOLLOW.get(record.state, ()):
-            self._change(record, state, now_s, code, text)
+            self._change(record, state, now_s, code, f"step {code}" if stage == STAGE_STEP else text)
         else:
             self.repeated_verifications += 1
 
@@ -367,7 +385,8 @@ class Station:
     def _give_up_late(self, now_s: float) -> None:
         for request_id in [r for r in self._open if now_s >= self._commands[r].deadline_s]:
             record = self._commands[request_id]
-            missing = "acceptance" if record.state is CommandState.SENT else "completion"
+            missing = {CommandState.SENT: "acceptance", CommandState.STARTED: "next step"}.get(
+                record.state, "completion")
             self._change(record, CommandState.NO_ANSWER, now_s,
                          text=f"no {missing} within {record.timeout_s:g} s")
 

@@ -16,9 +16,11 @@ from datetime import UTC, datetime
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
-from flightsw.dictionary.commands import COMMANDS, Value
+from flightsw.dictionary.commands import COMMANDS, Value, words_of
 from flightsw.dictionary.events import Severity
+from flightsw.dictionary.reports import ReportRow
 from flightsw.dictionary.telemetry import HOUSEKEEPING, POINT_BY_NAME, Housekeeping, Point
+from flightsw.state import Request
 from ground.station import (
     CommandRecord,
     CommandReport,
@@ -28,6 +30,7 @@ from ground.station import (
     ParameterReport,
     Report,
     Station,
+    TableReport,
 )
 
 STALE_PERIODS = 3.0
@@ -133,7 +136,28 @@ def report_line(report: Report, station: Station, epoch_s: float) -> str:
     if isinstance(report, ParameterReport):
         unit = f" {report.row.unit}" if report.row.unit else ""
         return f"{head} parameter {report.row.name} = {report.value:g}{unit}"
+    if isinstance(report, TableReport):
+        return f"{head} {report_text(report.row, report.args)}"
     return f"{head} pong"
+
+
+def report_text(row: ReportRow, args: Sequence[Value]) -> str:
+    """Return a report as an operator reads it: codes by name, commands in words, values with units."""
+    parts = []
+    for field, value in zip(row.fields, args, strict=True):
+        if field.enum is not None:
+            text = _code_text(field.enum, value)
+        elif field.kind == "octets":
+            octets = bytes.fromhex(str(value))
+            text = repr(words_of(Request(octets[0], octets[1], octets[2:])) if len(octets) > 1 else value)
+        elif field.name in {"obt_s", "at_s"}:
+            text = utc_text(float(value))
+        elif isinstance(value, float):
+            text = f"{value:.3f} {field.unit}".rstrip()
+        else:
+            text = str(value) or "''"
+        parts.append(f"{field.name}={text}")
+    return f"{row.name}: {', '.join(parts)}"
 
 
 def command_text(verb: str, values: Sequence[Value]) -> str:

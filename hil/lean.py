@@ -20,17 +20,30 @@ import numpy.typing as npt
 from flightsw import compose
 from flightsw.decide.brain import Brain, Tally
 from flightsw.dictionary.commands import COMMANDS, pack_arguments
+from flightsw.dictionary.orders import Orders
 from flightsw.facts import FactFile, Facts
 from flightsw.guardian import InProcessGuardian
 from flightsw.jobs.ledger import Ledger, LedgerEntry
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver
 from flightsw.mission import Mission
+from flightsw.orderbook import OrderBook
 from flightsw.physics.forecast import Forecaster
 from flightsw.physics.units import J_PER_WH
 from flightsw.recorder import Recorder
 from flightsw.reporting import Reporting
-from flightsw.state import Decision, Estimate, Inputs, JobTransition, JobView, Mode, NodeCommand, Received
+from flightsw.state import (
+    Decision,
+    Estimate,
+    Event,
+    FileRead,
+    Inputs,
+    JobTransition,
+    JobView,
+    Mode,
+    NodeCommand,
+    Received,
+)
 from flightsw.supervisor import Inbox, Supervisor
 from hil import run
 from hil.jobs import JobStream, StreamConfig, VirtualRunner
@@ -112,6 +125,15 @@ class _Memory:
         pass
 
 
+class _NoOrders:
+    """An order book in which nothing is ever written."""
+
+    orders = Orders()
+
+    def close(self) -> None:
+        pass
+
+
 class _Facts:
     def __init__(self) -> None:
         self.facts = Facts(1, Mode.BOOT.name, 0.0)
@@ -126,7 +148,10 @@ class _Silence:
     def event(self, *_: object) -> None:
         pass
 
-    report = transmit = event
+    def report(self, *_: object) -> tuple[Event, ...]:
+        return ()
+
+    transmit = event
 
 
 class _Fingerprints:
@@ -236,7 +261,8 @@ def fly(world: World, make: MakePolicy, commands: Mapping[float, Sequence[Receiv
         mission, board=satellite, guardian=guardian, runner=runner, inbox=inbox or world.stream(),
         port=cast(ByteStream, script), receiver=cast(CommandReceiver, script), reporting=cast(Reporting, _Silence()),
         ledger=cast(Ledger, _Memory()), brain=cast(Brain, timed), facts=cast(FactFile, _Facts()),
-        forecaster=forecaster, recorder=cast(Recorder, fingerprints), obt_offset_s=scenario.start_unix_s, boot_count=1,
+        forecaster=forecaster, recorder=cast(Recorder, fingerprints), order_book=cast(OrderBook, _NoOrders()),
+        read_upload=lambda name: FileRead(name, "", "nothing is sent up"), boot_count=1,
         always_transmit=scenario.link.contact == "always", duty_throttle=False)
     book, trace = Logbook(nodes), Trace(nodes)
     off = (NodeCommand(0, mission.compute.modes[0].cap_w, 0),) * nodes

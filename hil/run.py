@@ -632,7 +632,7 @@ def replay(recording: Path) -> Replay:
     start, ticks = read_recording(recording)
     mission = parse_mission(start.mission_toml, f"{recording}: mission")
     forecaster = compose.forecaster_of(mission, str(recording))
-    brain = Brain(mission, forecaster, start.jobs)
+    brain = Brain(mission, forecaster, start.jobs, start.orders)
     estimator = Estimator(mission, forecaster)
     done = 0
     for inputs, decided in ticks:

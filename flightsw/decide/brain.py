@@ -15,6 +15,8 @@ from flightsw.decide import admission, dispatch, governor, planner
 from flightsw.decide.accounts import Accounts, Balance
 from flightsw.decide.draw import JobDraw
 from flightsw.decide.price import Demand
+from flightsw.decide.standing import Standing
+from flightsw.decide.standing import Turn as StandingTurn
 from flightsw.decide.windows import NO_WINDOWS
 from flightsw.dictionary import commands
 from flightsw.dictionary.parameters import PARAMETERS
@@ -38,20 +40,27 @@ from flightsw.state import (
     JobState,
     JobTransition,
     JobView,
+    LoadSequence,
     Mode,
     NodeCommand,
+    OrderChange,
     Plan,
     Promise,
     Received,
     Refusal,
     RefusalReason,
+    Request,
     SetMode,
     SetParameter,
+    StartSequence,
+    StopSequence,
     SubmitJob,
     Verification,
 )
 
 _ACCEPTED, _NOT_ACCEPTED, _COMPLETED = 1, 2, 7
+_LASTING = (LoadSequence, StartSequence)
+"""Their commands are completed later than they are accepted."""
 _ANSWERED = (JobState.PROMISED, JobState.RUNNING, JobState.PAUSED)
 _NO_OFFER = "none"
 _ACCOUNT_S = 600.0
@@ -77,22 +86,29 @@ class Tally:
 class _Turn:
     """What one tick has decided so far."""
 
-    __slots__ = ("effects", "events", "reconsider", "transitions", "verifications")
+    __slots__ = ("effects", "events", "orders", "reconsider", "standing", "transitions", "verifications")
 
     def __init__(self) -> None:
+        self.orders: list[OrderChange] = []
         self.transitions: list[JobTransition] = []
         self.verifications: list[Verification] = []
         self.effects: list[Effect] = []
         self.events: list[Event] = []
         self.reconsider = False
+        self.standing = StandingTurn(self.orders, self.events, self.verifications)
 
 
 class Brain:
-    """The satellite's decisions. `jobs` are those that the ledger knows, finished ones too."""
+    """The satellite's decisions. `jobs` are those that the ledger knows, finished ones too, `orders` the standing
+    ones that the order book knows.
+    """
 
-    def __init__(self, mission: Mission, forecaster: Forecaster, jobs: Iterable[JobView] = ()) -> None:
+    def __init__(self, mission: Mission, forecaster: Forecaster, jobs: Iterable[JobView] = (),
+                 orders: Iterable[OrderChange] = ()) -> None:
         self._mission = mission
         self._forecaster = forecaster
+        self._standing = Standing(orders)
+        self._forecaster.correct(self._standing.orders.clock_correction_s)
         self._monitors = Monitors(fitted_names(mission.compute.nodes))
         self._steps = dispatch.hull_steps(mission.compute.modes)
         self._off = NodeCommand(0, mission.compute.modes[0].cap_w, 0)
@@ -160,6 +176,7 @@ class Brain:
         for received in inputs.received:
             self._obey(received, now_s, inputs.storage_works, turn)
         if inputs.storage_works:
+            self._keep_orders(inputs, turn)
             for spec in inputs.submitted:
                 self._queue(spec, turn)
             self._follow(inputs, turn)
@@ -186,9 +203,10 @@ class Brain:
             self.tally.sheds += 1
             turn.events.append(Event("shed", (shed,)))
         self._shed = shed
+        self._standing.note(turn.events)
         return Decision(now_s, self.mode, self._nodes, self._plan, tuple(turn.transitions),
                         tuple(turn.verifications), tuple(turn.effects), tuple(turn.events), shed,
-                        self._ahead)
+                        self._ahead, tuple(turn.orders))
 
     # --- what is wrong ---------------------------------------------------------------------------
 
@@ -218,15 +236,7 @@ class Brain:
     def _obey(self, received: Received, now_s: float, storage_works: bool, turn: _Turn) -> None:
         """Accept or reject one telecommand and take its effects."""
         self._heard_s = now_s
-        row = commands.find(received.service, received.subservice, received.data)
-        if row is None:
-            result: tuple[Effect, ...] | commands.Rejection = commands.Rejection(
-                commands.FailureCode.UNKNOWN_COMMAND,
-                f"no telecommand with service {received.service}, subservice {received.subservice}")
-        else:
-            context = commands.Context(now_s, self.mode, frozenset(self._open), self._known.__contains__,
-                                       storage_works)
-            result = commands.execute(row, received.data, context)
+        result = self._judge(received, now_s, storage_works)
         if isinstance(result, commands.Rejection):
             self.tally.commands_rejected += 1
             turn.verifications.append(Verification(received.request_id, _NOT_ACCEPTED, result.code, result.text))
@@ -234,11 +244,44 @@ class Brain:
         self.tally.commands_accepted += 1
         turn.verifications.append(Verification(received.request_id, _ACCEPTED, 0, ""))
         for effect in result:
-            self._take(effect, now_s, turn)
-        turn.verifications.append(Verification(received.request_id, _COMPLETED, 0, ""))
+            self._take(effect, now_s, turn, received.request_id)
+        if not any(isinstance(effect, _LASTING) for effect in result):
+            turn.verifications.append(Verification(received.request_id, _COMPLETED, 0, ""))
 
-    def _take(self, effect: Effect, now_s: float, turn: _Turn) -> None:
-        """Carry out what is the brain's own; hand the rest to the link."""
+    def _judge(self, request: Received | Request, now_s: float,
+               storage_works: bool) -> tuple[Effect, ...] | commands.Rejection:
+        """The one gate that every telecommand goes through, whether it was received now or kept on board."""
+        row = commands.find(request.service, request.subservice, request.data)
+        if row is None:
+            return commands.Rejection(
+                commands.FailureCode.UNKNOWN_COMMAND,
+                f"no telecommand with service {request.service}, subservice {request.subservice}")
+        context = commands.Context(now_s, self.mode, frozenset(self._open), self._known.__contains__,
+                                   storage_works, now_s + self._forecaster.start_unix_s, self._standing.orders,
+                                   self._standing.running)
+        return commands.execute(row, request.data, context)
+
+    def _keep_orders(self, inputs: Inputs, turn: _Turn) -> None:
+        """Run what the ground left to be done now: by its time, by an event, by its sequence."""
+        standing, now_s = self._standing, inputs.now_s
+        if inputs.noticed:
+            standing.note(inputs.noticed)
+        if inputs.files:
+            standing.load(inputs.files, turn.standing)
+        obt_s = now_s + self._forecaster.start_unix_s
+        for due in standing.due(now_s, obt_s, self.parameters["schedule_late_s"], turn.standing):
+            if due.sequence and due.sequence not in standing.running:
+                continue  # stopped by a command before it
+            result = self._judge(due.request, now_s, storage_works=True)
+            if isinstance(result, commands.Rejection):
+                standing.carried_out(due, result.text, turn.standing)
+                continue
+            for effect in result:
+                self._take(effect, now_s, turn, None)
+            standing.carried_out(due, "", turn.standing)
+
+    def _take(self, effect: Effect, now_s: float, turn: _Turn, request_id: int | None) -> None:
+        """Carry out what is the brain's own; hand the rest to the link. `request_id` is None for a kept command."""
         if isinstance(effect, SetMode):
             self._held = effect.mode is not Mode.COMPUTE
             self._change_mode(effect.mode, effect.reason, turn)
@@ -251,7 +294,20 @@ class Brain:
         elif isinstance(effect, CancelJob):
             self._end(effect.job_id, JobState.CANCELLED, "telecommand", turn)
             turn.events.append(Event("job_cancelled", (effect.job_id,)))
+        elif isinstance(effect, OrderChange):
+            before_s = self._forecaster.start_unix_s
+            self._standing.change(effect, turn.standing)
+            self._forecaster.correct(self._standing.orders.clock_correction_s)
+            if self._forecaster.start_unix_s != before_s:
+                self._plan = None
+                turn.events.append(Event("time_corrected", (self._forecaster.start_unix_s - before_s,)))
+        elif isinstance(effect, StartSequence):
+            self._standing.start(effect.name, now_s, request_id, turn.standing)
+        elif isinstance(effect, StopSequence):
+            self._standing.stop(effect.name, "telecommand", turn.standing)
         else:
+            if isinstance(effect, LoadSequence):
+                self._standing.expect(effect.name, effect.sha256, request_id)
             turn.effects.append(effect)
 
     def _change_mode(self, wanted: Mode, reason: str, turn: _Turn) -> None:

@@ -7,29 +7,46 @@ turns arguments into effects or a rejection; it touches nothing. The supervisor 
 
 from __future__ import annotations
 
+import re
+import shlex
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from enum import IntEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
-from flightsw.dictionary import parameters
-from flightsw.dictionary.telemetry import BY_SID, PACK, pack_values, unpack_values
+from flightsw.dictionary import events, orders, parameters
+from flightsw.dictionary.events import Severity
+from flightsw.dictionary.orders import Orders, parse_sequence
+from flightsw.dictionary.telemetry import BY_SID, OCTETS_MAX, PACK, POINT_INDEX, pack_values, unpack_values
 from flightsw.errors import LinkError
 from flightsw.state import (
     LEGAL_TRANSITIONS,
+    Action,
     CancelJob,
     Effect,
     EraseData,
     JobSpec,
+    LoadSequence,
     Mode,
+    MonitorDefinition,
+    OrderChange,
+    OrderTable,
     Pause,
     Pong,
     ReportHousekeeping,
     ReportParameter,
+    Request,
+    Scheduled,
+    SendReport,
     SetHousekeepingPeriod,
     SetMode,
     SetParameter,
+    StartSequence,
+    StopSequence,
     SubmitJob,
+    Switch,
 )
 
 Value = float | int | str
@@ -52,18 +69,28 @@ class FailureCode(IntEnum):
     DUPLICATE = 5
 
 
+_NO_ORDERS = Orders()
+
+
 class Context(NamedTuple):
-    """What a handler may know."""
+    """What a handler may know. `running` are the sequences under way, each with the commands that have run."""
 
     now_s: float
     mode: Mode
     open_jobs: frozenset[int]
     known_jobs: Callable[[int], bool]
     storage_works: bool = True
+    obt_s: float = 0.0
+    orders: Orders = _NO_ORDERS
+    running: Mapping[str, int] = MappingProxyType({})
 
 
 class Arg(NamedTuple):
-    """One argument: type of `dictionary.telemetry.PACK` or `text`, unit, bounds, meaning, code names."""
+    """One argument: type of `dictionary.telemetry.PACK`, `text` or `request`, unit, bounds, meaning, code names.
+
+    A `request` is a telecommand in words, as an operator types it; on the link it is `octets`: service, subservice
+    and application data. A number in unit `UTC` is a Unix time and may be typed as ISO 8601.
+    """
 
     name: str
     kind: str
@@ -129,7 +156,71 @@ def pack_arguments(row: Command, values: Sequence[Value]) -> bytes:
         if problem:
             raise LinkError(f"{row.verb}: {problem}")
     head = b"" if row.function is None else struct.pack(">B", row.function)
-    return head + pack_values([arg.kind for arg in row.args], values)
+    return head + pack_values(_wire_kinds(row), [
+        octets_of(request_of(str(value))).hex() if arg.kind == "request" else value
+        for arg, value in zip(row.args, values, strict=True)
+    ])
+
+
+def _wire_kinds(row: Command) -> list[str]:
+    return ["octets" if arg.kind == "request" else arg.kind for arg in row.args]
+
+
+def request_of(words: str) -> Request:
+    """Make the request that `words` say, as an operator types them; LinkError says what is wrong with them."""
+    try:
+        verb, *texts = shlex.split(words)
+    except ValueError as error:  # also of no words at all
+        raise LinkError(f"{words!r} is not a telecommand: {error}") from error
+    row = COMMANDS.get(verb)
+    if row is None:
+        raise LinkError(f"no telecommand {verb!r}")
+    if len(texts) != len(row.args):
+        raise LinkError(f"{verb} takes {len(row.args)} arguments; {len(texts)} given")
+    values = [parse_text_argument(arg, text) for arg, text in zip(row.args, texts, strict=True)]
+    request = Request(row.service, row.subservice, pack_arguments(row, values))
+    problem = storing_problem(request)
+    if problem:
+        raise LinkError(problem)
+    return request
+
+
+def words_of(request: Request) -> str:
+    """Say a request in words that `request_of` reads, or in hexadecimal where the dictionary does not have it."""
+    row = find(*request)
+    if row is None:
+        return octets_of(request).hex()
+    try:
+        values = unpack_values(_wire_kinds(row), request.data, 0 if row.function is None else 1)
+    except LinkError:
+        return octets_of(request).hex()
+    return shlex.join([row.verb, *(
+        next((member.name for member in arg.enum or () if member == value), str(value))
+        for arg, value in zip(row.args, values, strict=True))])
+
+
+def octets_of(request: Request) -> bytes:
+    """A request as it goes over the link inside another command or a report."""
+    return bytes((request.service, request.subservice)) + request.data
+
+
+def storing_problem(request: Request) -> str | None:
+    """Say why `request` may not be kept on board to be run later, or None.
+
+    What is kept must be able to run by itself: known, within bounds, not hazardous, not itself a carrier of commands.
+    """
+    row = find(*request)
+    if row is None:
+        return f"no telecommand with service {request.service}, subservice {request.subservice}"
+    if row.hazardous:
+        return f"{row.verb} is hazardous: it is run by hand or not at all"
+    if any(arg.kind == "request" for arg in row.args):
+        return f"{row.verb} carries a command: it is not carried itself"
+    octets = len(request.data) + 2
+    if octets > OCTETS_MAX:
+        return f"{row.verb} with its arguments has {octets} octets, limit {OCTETS_MAX} for a command that is kept"
+    opened = _arguments(row, request.data)
+    return opened.text if isinstance(opened, Rejection) else None
 
 
 def check_argument(arg: Arg, value: Value) -> str | None:
@@ -140,6 +231,12 @@ def check_argument(arg: Arg, value: Value) -> str | None:
         except UnicodeEncodeError:
             return f"{arg.name} = {value!r} is not UTF-8 text"
         return None if size <= arg.high else f"{arg.name} has {size} octets, limit {arg.high:g}"
+    if arg.kind == "request":
+        try:
+            request_of(str(value))
+        except LinkError as error:
+            return f"{arg.name} = {value!r}: {error}"
+        return None
     if isinstance(value, str):
         return f"{arg.name} = {value!r} is not a number"
     if not arg.low <= value <= arg.high:  # false for NaN as well
@@ -154,11 +251,14 @@ def check_argument(arg: Arg, value: Value) -> str | None:
 
 def parse_text_argument(arg: Arg, text: str) -> Value:
     """Read `text` as an operator types it (a number or a code's name); LinkError when it is neither."""
-    if arg.kind == "text":
+    if arg.kind in {"text", "request"}:
         return text
     if arg.enum is not None and text.upper() in arg.enum.__members__:
         return int(arg.enum[text.upper()])
     try:
+        if arg.unit == "UTC" and not text.replace(".", "", 1).isdecimal():
+            moment = datetime.fromisoformat(text)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         return float(text) if arg.kind in {"f32", "f64"} else int(text, 0)
     except ValueError as error:
         names = "" if arg.enum is None else f" or one of {', '.join(arg.enum.__members__)}"
@@ -177,15 +277,10 @@ def find(service: int, subservice: int, data: bytes) -> Command | None:
 
 
 def execute(row: Command, data: bytes, context: Context) -> tuple[Effect, ...] | Rejection:
-    """Check and run a received command: arguments, bounds, mode gate, then its handler. Pure."""
-    try:
-        values = unpack_values([arg.kind for arg in row.args], data, 0 if row.function is None else 1)
-    except LinkError as error:
-        return Rejection(FailureCode.BAD_ARGUMENTS, str(error))
-    for arg, value in zip(row.args, values, strict=True):
-        problem = check_argument(arg, value)
-        if problem:
-            return Rejection(FailureCode.BAD_ARGUMENTS, problem)
+    """Check and run a command, received or kept on board: arguments, bounds, mode gate, then its handler. Pure."""
+    values = _arguments(row, data)
+    if isinstance(values, Rejection):
+        return values
     if context.mode not in row.modes:
         allowed = ", ".join(sorted(mode.name for mode in row.modes))
         return Rejection(FailureCode.WRONG_MODE,
@@ -194,6 +289,30 @@ def execute(row: Command, data: bytes, context: Context) -> tuple[Effect, ...] |
         return Rejection(FailureCode.NOT_POSSIBLE, f"{row.verb} needs durable storage, which has failed")
     result: tuple[Effect, ...] | Rejection = row.handler(context, *values)
     return result
+
+
+def _arguments(row: Command, data: bytes) -> tuple[Value | Request, ...] | Rejection:
+    """Unpack and check a command's arguments."""
+    try:
+        values = unpack_values(_wire_kinds(row), data, 0 if row.function is None else 1)
+    except LinkError as error:
+        return Rejection(FailureCode.BAD_ARGUMENTS, str(error))
+    opened: list[Value | Request] = []
+    for arg, value in zip(row.args, values, strict=True):
+        if arg.kind == "request":
+            octets = bytes.fromhex(str(value))
+            if len(octets) < 2:
+                return Rejection(FailureCode.BAD_ARGUMENTS, f"{arg.name} has {len(octets)} octets, at least 2 expected")
+            request = Request(octets[0], octets[1], octets[2:])
+            wrong = storing_problem(request)
+            problem = f"{arg.name} = {value}: {wrong}" if wrong else None
+            opened.append(request)
+        else:
+            problem = check_argument(arg, value)
+            opened.append(value)
+        if problem:
+            return Rejection(FailureCode.BAD_ARGUMENTS, problem)
+    return tuple(opened)
 
 
 @telecommand("ping", 17, 1)
@@ -293,3 +412,330 @@ def _data_erase(_context: Context, customer: str) -> tuple[Effect, ...] | Reject
     if not customer:
         return Rejection(FailureCode.NOT_POSSIBLE, "customer is empty: nobody's data")
     return (EraseData(customer),)
+
+
+# --- on-board time (PUS 9) ---------------------------------------------------------------------------
+
+CORRECTION_MAX_S = 86_400.0
+"""The most that commands may have added to on-board time in all; the orbit is forecast from it."""
+
+
+@telecommand("time.report", 9, 128)
+def _time_report(context: Context) -> tuple[Effect, ...]:
+    """Report on-board time and the clock that it is made of, to correlate it with the ground's."""
+    return (SendReport("time", (context.obt_s, context.now_s, context.orders.clock_correction_s)),)
+
+
+@telecommand("time.set", 9, 129, Arg("at", "f64", "UTC", 0.0, 4294967295.0, "On-board time from now on."),
+             modes=frozenset({Mode.SAFE, Mode.STANDBY}), durable=True)
+def _time_set(context: Context, at_s: float) -> tuple[Effect, ...] | Rejection:
+    """Set on-board time; the orbit is forecast anew, commands whose time is jumped over are missed."""
+    return _correct(context, at_s - context.obt_s)
+
+
+@telecommand("time.adjust", 9, 130, Arg("seconds", "f64", "s", -10.0, 10.0, "What is added to on-board time."),
+             durable=True)
+def _time_adjust(context: Context, seconds: float) -> tuple[Effect, ...] | Rejection:
+    """Move on-board time by a little, in any mode."""
+    return _correct(context, seconds)
+
+
+def _correct(context: Context, seconds: float) -> tuple[Effect, ...] | Rejection:
+    correction_s = context.orders.clock_correction_s + seconds
+    if abs(correction_s) > CORRECTION_MAX_S:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"correction of {correction_s:.3f} s in all outside "
+                                                   f"-{CORRECTION_MAX_S:g}..{CORRECTION_MAX_S:g} s")
+    return (_switch(orders.CLOCK_CORRECTION_S, correction_s),
+            SendReport("time", (context.obt_s + seconds, context.now_s, correction_s)))
+
+
+def _switch(key: str, value: float) -> OrderChange:
+    return OrderChange(OrderTable.SWITCHES, key, Switch(value))
+
+
+# --- time-tagged commands (PUS 11) -------------------------------------------------------------------
+
+_NUMBER = Arg("number", "u16", "", 1, 0xFFFF, "Its number.")
+_COMMAND = Arg("command", "request", "", 0, OCTETS_MAX, "The telecommand in words, in quotation marks.")
+_SCHEDULED = Arg("number", "u32", "", 1, 0xFFFFFFFF, "Its number, free until it has run.")
+
+
+@telecommand("schedule.insert", 11, 4, _SCHEDULED,
+             Arg("at", "f64", "UTC", 0.0, 4294967295.0, "On-board time at which it runs."), _COMMAND, durable=True)
+def _schedule_insert(context: Context, number: int, at_s: float, request: Request) -> tuple[Effect, ...] | Rejection:
+    """Keep a command and run it at its time; late by more than schedule_late_s it is reported, never run."""
+    if number in context.orders.schedule:
+        return Rejection(FailureCode.DUPLICATE, f"time-tagged command {number} waits already")
+    if at_s <= context.obt_s:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"at = {at_s:.1f} was {context.obt_s - at_s:.1f} s ago")
+    if len(context.orders.schedule) >= orders.SCHEDULE_MAX:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"{orders.SCHEDULE_MAX} time-tagged commands wait already")
+    return (OrderChange(OrderTable.SCHEDULE, number, Scheduled(number, at_s, request)),)
+
+
+@telecommand("schedule.delete", 11, 5, _SCHEDULED, durable=True)
+def _schedule_delete(context: Context, number: int) -> tuple[Effect, ...] | Rejection:
+    """Forget a time-tagged command."""
+    return _delete(OrderTable.SCHEDULE, number, number in context.orders.schedule, "time-tagged command")
+
+
+def _delete(table: OrderTable, key: int | str, is_there: bool, what: str) -> tuple[Effect, ...] | Rejection:
+    if not is_there:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"no {what} {key}")
+    return (OrderChange(table, key, None),)
+
+
+@telecommand("schedule.reset", 11, 3, durable=True)
+def _schedule_reset(context: Context) -> tuple[Effect, ...]:
+    """Forget all time-tagged commands."""
+    return (*(OrderChange(OrderTable.SCHEDULE, number, None) for number in context.orders.schedule),
+            SendReport("schedule_summary", (int(context.orders.schedule_on), 0)))
+
+
+@telecommand("schedule.on", 11, 1, durable=True)
+def _schedule_on(_context: Context) -> tuple[Effect, ...]:
+    """Run time-tagged commands when their time comes."""
+    return (_switch(orders.SCHEDULE_ON, 1.0),)
+
+
+@telecommand("schedule.off", 11, 2, durable=True)
+def _schedule_off(_context: Context) -> tuple[Effect, ...]:
+    """Run no time-tagged commands; those whose time comes meanwhile are reported as missed."""
+    return (_switch(orders.SCHEDULE_ON, 0.0),)
+
+
+@telecommand("schedule.report", 11, 16)
+def _schedule_report(context: Context) -> tuple[Effect, ...]:
+    """Report every time-tagged command, in the order of their times."""
+    waiting = sorted(context.orders.schedule.values(), key=lambda row: (row.at_obt_s, row.number))
+    return (SendReport("schedule_summary", (int(context.orders.schedule_on), len(waiting))), *(
+        SendReport("schedule_entry", (row.number, row.at_obt_s, octets_of(row.request).hex())) for row in waiting))
+
+
+# --- monitoring definitions (PUS 12) -----------------------------------------------------------------
+
+_MONITOR_ARGS = (
+    _NUMBER,
+    Arg("point", "text", "", 0, 64, "Housekeeping point."),
+    Arg("low", "f64", "", -1e12, 1e12, "Lower limit, in the point's unit."),
+    Arg("high", "f64", "", -1e12, 1e12, "Upper limit, in the point's unit."),
+    Arg("samples", "u8", "", 1, 255, "Samples in a row that make a crossing or a return."),
+    Arg("severity", "u8", "", 1, 4, "Severity of its event.", Severity),
+)
+
+
+@telecommand("monitor.add", 12, 5, *_MONITOR_ARGS, durable=True)
+def _monitor_add(context: Context, number: int, point: str, low: float, high: float, samples: int,
+                 severity: int) -> tuple[Effect, ...] | Rejection:
+    """Watch a housekeeping point from now on; an event says when it leaves its limits and when it is back."""
+    if number in context.orders.monitors:
+        return Rejection(FailureCode.DUPLICATE, f"monitor {number} is there already")
+    if len(context.orders.monitors) >= orders.MONITORS_MAX:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"there are {orders.MONITORS_MAX} monitors already")
+    return _monitor(MonitorDefinition(number, point, low, high, samples, severity, True))
+
+
+@telecommand("monitor.modify", 12, 7, *_MONITOR_ARGS, durable=True)
+def _monitor_modify(context: Context, number: int, point: str, low: float, high: float, samples: int,
+                    severity: int) -> tuple[Effect, ...] | Rejection:
+    """Change a monitor; it begins afresh."""
+    before = context.orders.monitors.get(number)
+    if before is None:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"no monitor {number}")
+    return _monitor(MonitorDefinition(number, point, low, high, samples, severity, before.enabled))
+
+
+def _monitor(row: MonitorDefinition) -> tuple[Effect, ...] | Rejection:
+    if row.point not in POINT_INDEX:
+        return Rejection(FailureCode.BAD_ARGUMENTS, f"no housekeeping point {row.point!r}")
+    if row.low >= row.high:
+        return Rejection(FailureCode.BAD_ARGUMENTS, f"low = {row.low:g} is not below high = {row.high:g}")
+    return (OrderChange(OrderTable.MONITORS, row.number, row),)
+
+
+@telecommand("monitor.delete", 12, 6, _NUMBER, durable=True)
+def _monitor_delete(context: Context, number: int) -> tuple[Effect, ...] | Rejection:
+    """Forget a monitor."""
+    return _delete(OrderTable.MONITORS, number, number in context.orders.monitors, "monitor")
+
+
+@telecommand("monitor.enable", 12, 1, _NUMBER, durable=True)
+def _monitor_enable(context: Context, number: int) -> tuple[Effect, ...] | Rejection:
+    """Put a monitor in force."""
+    return _enable_monitor(context, number, True)
+
+
+@telecommand("monitor.disable", 12, 2, _NUMBER, durable=True)
+def _monitor_disable(context: Context, number: int) -> tuple[Effect, ...] | Rejection:
+    """Keep a monitor, but out of force."""
+    return _enable_monitor(context, number, False)
+
+
+def _enable_monitor(context: Context, number: int, enabled: bool) -> tuple[Effect, ...] | Rejection:
+    row = context.orders.monitors.get(number)
+    if row is None:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"no monitor {number}")
+    return (OrderChange(OrderTable.MONITORS, number, row._replace(enabled=enabled)),)
+
+
+@telecommand("monitor.report", 12, 8)
+def _monitor_report(context: Context) -> tuple[Effect, ...]:
+    """Report every monitoring definition."""
+    rows = context.orders.monitors.values()
+    return (SendReport("monitor_summary", (1, len(rows))), *(
+        SendReport("monitor_definition", (*row[:-1], int(row.enabled))) for row in rows))
+
+
+# --- event-actions (PUS 19) --------------------------------------------------------------------------
+
+
+@telecommand(
+    "action.add", 19, 1, _NUMBER,
+    Arg("event", "text", "", 0, 64, "Event that sets it off."),
+    Arg("subject", "text", "", 0, 64, "What the event's first argument must be; '' for any."),
+    Arg("times", "u8", "", 1, 255, "How many times it may run before it is spent."),
+    _COMMAND, durable=True,
+)
+def _action_add(context: Context, number: int, event: str, subject: str, times: int,
+                request: Request) -> tuple[Effect, ...] | Rejection:
+    """Run a command when an event happens; a second later, at most once a second, and only so many times."""
+    if number in context.orders.actions:
+        return Rejection(FailureCode.DUPLICATE, f"event-action {number} is there already")
+    if event not in events.BY_NAME:
+        return Rejection(FailureCode.BAD_ARGUMENTS, f"no event {event!r}")
+    if event in STORED_COMMAND_EVENTS:
+        return Rejection(FailureCode.BAD_ARGUMENTS, f"{event} tells of commands that run by themselves: no action "
+                                                    "follows from it")
+    if len(context.orders.actions) >= orders.ACTIONS_MAX:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"there are {orders.ACTIONS_MAX} event-actions already")
+    return (OrderChange(OrderTable.ACTIONS, number, Action(number, event, subject, times, request, True)),)
+
+
+STORED_COMMAND_EVENTS = frozenset({"stored_command_done", "stored_command_rejected", "action_spent"})
+
+
+@telecommand("action.delete", 19, 2, _NUMBER, durable=True)
+def _action_delete(context: Context, number: int) -> tuple[Effect, ...] | Rejection:
+    """Forget an event-action."""
+    return _delete(OrderTable.ACTIONS, number, number in context.orders.actions, "event-action")
+
+
+@telecommand("action.reset", 19, 3, durable=True)
+def _action_reset(context: Context) -> tuple[Effect, ...]:
+    """Forget all event-actions."""
+    return (*(OrderChange(OrderTable.ACTIONS, number, None) for number in context.orders.actions),
+            SendReport("action_summary", (int(context.orders.actions_on), 0)))
+
+
+@telecommand("action.enable", 19, 4, _NUMBER, durable=True)
+def _action_enable(context: Context, number: int) -> tuple[Effect, ...] | Rejection:
+    """Put an event-action in force."""
+    return _enable_action(context, number, True)
+
+
+@telecommand("action.disable", 19, 5, _NUMBER, durable=True)
+def _action_disable(context: Context, number: int) -> tuple[Effect, ...] | Rejection:
+    """Keep an event-action, but out of force."""
+    return _enable_action(context, number, False)
+
+
+def _enable_action(context: Context, number: int, enabled: bool) -> tuple[Effect, ...] | Rejection:
+    row = context.orders.actions.get(number)
+    if row is None:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"no event-action {number}")
+    return (OrderChange(OrderTable.ACTIONS, number, row._replace(enabled=enabled)),)
+
+
+@telecommand("action.on", 19, 8, durable=True)
+def _action_on(_context: Context) -> tuple[Effect, ...]:
+    """Let events set off their actions."""
+    return (_switch(orders.ACTIONS_ON, 1.0),)
+
+
+@telecommand("action.off", 19, 9, durable=True)
+def _action_off(_context: Context) -> tuple[Effect, ...]:
+    """Let no event set off anything."""
+    return (_switch(orders.ACTIONS_ON, 0.0),)
+
+
+@telecommand("action.report", 19, 10)
+def _action_report(context: Context) -> tuple[Effect, ...]:
+    """Report every event-action."""
+    rows = context.orders.actions.values()
+    return (SendReport("action_summary", (int(context.orders.actions_on), len(rows))), *(
+        SendReport("action_definition", (row.number, row.event, row.subject, row.left, int(row.enabled),
+                                         octets_of(row.request).hex())) for row in rows))
+
+
+# --- stored sequences (PUS 21) -----------------------------------------------------------------------
+
+_SEQUENCE = Arg("name", "text", "", 1, 48, "Its name, which is that of its file.")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,47}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@telecommand("sequence.load", 21, 2, _SEQUENCE,
+             Arg("sha256", "text", "", 64, 64, "SHA-256 of the file, in hexadecimal."), durable=True)
+def _sequence_load(context: Context, name: str, sha256: str) -> tuple[Effect, ...] | Rejection:
+    """Take a file that was sent up as a sequence, if it is the file that was meant."""
+    if not _FILE_NAME.fullmatch(name):
+        return Rejection(FailureCode.BAD_ARGUMENTS, f"name = {name!r}: letters, digits, '.', '_' and '-'")
+    if not _SHA256.fullmatch(sha256):
+        return Rejection(FailureCode.BAD_ARGUMENTS, f"sha256 = {sha256!r} is not 64 hexadecimal digits")
+    if name in context.running:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"sequence {name} is running")
+    if name not in context.orders.sequences and len(context.orders.sequences) >= orders.SEQUENCES_MAX:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"there are {orders.SEQUENCES_MAX} sequences already")
+    return (LoadSequence(name, sha256),)
+
+
+@telecommand("sequence.unload", 21, 3, _SEQUENCE, durable=True)
+def _sequence_unload(context: Context, name: str) -> tuple[Effect, ...] | Rejection:
+    """Forget a stored sequence."""
+    if name in context.running:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"sequence {name} is running")
+    return _delete(OrderTable.SEQUENCES, name, name in context.orders.sequences, "sequence")
+
+
+@telecommand("sequence.start", 21, 4, _SEQUENCE, durable=True)
+def _sequence_start(context: Context, name: str) -> tuple[Effect, ...] | Rejection:
+    """Run a stored sequence: start, each command and the end are verified; a rejected command ends it."""
+    if name not in context.orders.sequences:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"no sequence {name!r}")
+    if name in context.running:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"sequence {name} is running already")
+    return (StartSequence(name),)
+
+
+@telecommand("sequence.stop", 21, 5, _SEQUENCE)
+def _sequence_stop(context: Context, name: str) -> tuple[Effect, ...] | Rejection:
+    """Stop a sequence that is running."""
+    if name not in context.running:
+        return Rejection(FailureCode.NOT_POSSIBLE, f"sequence {name!r} is not running")
+    return (StopSequence(name),)
+
+
+@telecommand("sequence.report", 21, 6)
+def _sequence_report(context: Context) -> tuple[Effect, ...]:
+    """Report every stored sequence and how far it has run."""
+    rows = context.orders.sequences.values()
+    return (SendReport("sequence_summary", (1, len(rows))), *(
+        SendReport("sequence", (row.name, int(row.name in context.running), len(parse_sequence(row.text)),
+                                context.running.get(row.name, 0), row.sha256)) for row in rows))
+
+
+def open_sequence(text: str) -> tuple[tuple[float, Request], ...]:
+    """Read a sequence to seconds after the command before and requests; LinkError says which command is wrong.
+
+    A sequence starts no sequence, so that none can run for ever.
+    """
+    opened = []
+    for i, (delay_s, words) in enumerate(parse_sequence(text), 1):
+        try:
+            request = request_of(words)
+        except LinkError as error:
+            raise LinkError(f"command {i}: {error}") from error
+        if find(*request) is COMMANDS["sequence.start"]:
+            raise LinkError(f"command {i}: a sequence starts no sequence")
+        opened.append((delay_s, request))
+    return tuple(opened)

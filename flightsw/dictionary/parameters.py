@@ -44,6 +44,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(15, "jobs_open_max", "jobs", 256.0, 1.0, 4096.0, "Jobs that may be open at once."),
     Parameter(16, "limit_ahead_s", "s", 300.0, 0.0, 7200.0,
               "A limit that the present draw would cross within this time, at worst, is reported."),
+    Parameter(17, "schedule_late_s", "s", 5.0, 1.0, 3600.0,
+              "A time-tagged command that is later than this is missed: reported, not run."),
+    Parameter(18, "monitor_period_s", "s", 5.0, 1.0, 600.0,
+              "Time between samples of the points that monitoring definitions watch."),
 )
 
 BY_NAME: dict[str, Parameter] = {row.name: row for row in PARAMETERS}

@@ -20,9 +20,13 @@ from flightsw.errors import LinkError
 from flightsw.state import AHEAD_POINTS, LIMITS, NODE_COUNT_MAX, Limit, Mode
 
 PACK: dict[str, str] = {"u8": "B", "u16": "H", "u32": "I", "i32": "i", "f32": "f", "f64": "d"}
-"""Type names of the dictionary and their `struct` codes; `text` is `u8 length` and UTF-8 octets."""
+"""Type names of the dictionary and their `struct` codes.
+
+Besides them `text` is `u8 length` and UTF-8 octets, `octets` is `u8 length` and octets, hexadecimal as a value.
+"""
 
 TEXT_MAX_OCTETS = 120
+OCTETS_MAX = 200
 MISSING = math.nan
 """How a missing value is packed, and nothing else: no code computes with it."""
 
@@ -195,6 +199,15 @@ def pack_values(types: Sequence[str], values: Sequence[float | int | str]) -> by
                 octets = octets[:TEXT_MAX_OCTETS].decode("utf-8", "ignore").encode("utf-8")
             parts.append(bytes((len(octets),)) + octets)
             continue
+        if kind == "octets":
+            try:
+                octets = bytes.fromhex(str(value))
+            except ValueError as error:
+                raise LinkError(f"value {value!r} is not hexadecimal") from error
+            if len(octets) > OCTETS_MAX:
+                raise LinkError(f"field of {len(octets)} octets, limit {OCTETS_MAX}")
+            parts.append(bytes((len(octets),)) + octets)
+            continue
         try:
             parts.append(struct.pack(">" + PACK[kind], value))
         except (struct.error, OverflowError) as error:
@@ -207,10 +220,14 @@ def unpack_values(types: Sequence[str], data: bytes, offset: int = 0) -> tuple[f
     values: list[float | int | str] = []
     at = offset
     for kind in types:
-        if kind == "text":
+        if kind in {"text", "octets"}:
             end = at + 1 + data[at] if at < len(data) else at + 1
             if end > len(data):
-                raise LinkError(f"text field at octet {at} ends at {end}, data at {len(data)}")
+                raise LinkError(f"{kind} field at octet {at} ends at {end}, data at {len(data)}")
+            if kind == "octets":
+                values.append(data[at + 1:end].hex())
+                at = end
+                continue
             try:
                 values.append(data[at + 1:end].decode("utf-8"))
             except UnicodeDecodeError as error:

@@ -1,7 +1,8 @@
 """PUS services on both ends: what a report or a telecommand means in octets, and the satellite's side.
 
-Source: ECSS-E-ST-70-41C, services 1 (verification), 3 (housekeeping), 5 (events), 8 (functions), 17 (test)
-and 20 (parameters); tailoring is stated at each codec. The satellite uses `Reporter` and
+Source: ECSS-E-ST-70-41C, services 1 (verification), 3 (housekeeping), 5 (events), 8 (functions), 9 (time), 11
+(time-tagged commands), 12 (monitoring), 17 (test), 19 (event-action), 20 (parameters) and 21 (sequences); tailoring
+is stated at each codec. The satellite uses `Reporter` and
 `CommandReceiver`; the ground uses the `unpack_` functions and `build_telecommand`. Meaning comes from
 the dictionary; this module decides nothing.
 """
@@ -12,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from flightsw.dictionary import commands, events, telemetry
+from flightsw.dictionary import commands, events, reports, telemetry
 from flightsw.errors import LinkError
 from flightsw.link.cop1 import Farm
 from flightsw.link.frames import VC_FILES, VC_HOUSEKEEPING, VC_REPORTS
@@ -31,18 +32,21 @@ from flightsw.link.stack import STANDARD, Stack
 from flightsw.link.tc_frames import Reject, RejectedFrameError, TcFrame, TcKind, build_tc_frame, parse_tc_frame
 from flightsw.state import Event, Received
 
-STAGE_ACCEPTED, STAGE_NOT_ACCEPTED, STAGE_COMPLETED, STAGE_FAILED = 1, 2, 7, 8
-"""Subservices of service 1 that are reported; start and progress (3 to 6) are not, as nothing lasts."""
+STAGE_ACCEPTED, STAGE_NOT_ACCEPTED, STAGE_STARTED, STAGE_STEP, STAGE_COMPLETED, STAGE_FAILED = 1, 2, 3, 5, 7, 8
+"""Subservices of service 1 that are reported; start and steps are those of commands that last, as sequences do."""
 
 _ACK_ALL = 0b1001  # acceptance and completion asked for
 _REQUEST = struct.Struct(">I")
+_STEP = struct.Struct(">IH")
 _FAILURE = struct.Struct(">IH")
 _PARAMETER = struct.Struct(">Hd")
 _FILE_PDUS_MAX = 4096  # between two ticks: more than a second of the fastest line brings; what is over is asked for
 
 
 class VerificationReport(NamedTuple):
-    """Service 1 report; `request_id` is the first four octets of the telecommand packet."""
+    """Service 1 report; `request_id` is the first four octets of the telecommand packet, `code` why it failed, or
+    the step that is done.
+    """
 
     request_id: int
     stage: int
@@ -51,17 +55,23 @@ class VerificationReport(NamedTuple):
 
 
 def pack_verification(request_id: int, stage: int, code: int, text: str) -> bytes:
-    """Source data of a service 1 report: request id and, on failure, `u16 code` and `text`."""
+    """Source data of a service 1 report: request id, for a step its `u16` number, on failure `u16 code` and `text`."""
     if stage in (STAGE_NOT_ACCEPTED, STAGE_FAILED):
         return _FAILURE.pack(request_id, code) + telemetry.pack_values(["text"], [text])
+    if stage == STAGE_STEP:
+        return _STEP.pack(request_id, code)
     return _REQUEST.pack(request_id)
 
 
 def unpack_verification(stage: int, data: bytes) -> VerificationReport:
     """Read the source data of a service 1 report; LinkError when it is not one."""
     failed = stage in (STAGE_NOT_ACCEPTED, STAGE_FAILED)
-    if len(data) < _FAILURE.size if failed else len(data) != _REQUEST.size:
+    layout = _STEP if stage == STAGE_STEP else _REQUEST
+    if len(data) < _FAILURE.size if failed else len(data) != layout.size:
         raise LinkError(f"verification report 1,{stage} of {len(data)} octets")
+    if stage == STAGE_STEP:
+        request_id, step = _STEP.unpack(data)
+        return VerificationReport(request_id, stage, step, "")
     if not failed:
         return VerificationReport(_REQUEST.unpack(data)[0], stage, 0, "")
     request_id, code = _FAILURE.unpack_from(data)
@@ -192,6 +202,11 @@ class Reporter:
         packet = pack_file_packet(file_apid(self._apid), self._file_seq_count, pdu, is_telecommand=False)
         self._sender.submit(VC_FILES, packet)
         self._file_seq_count = (self._file_seq_count + 1) & 0x3FFF
+
+    def report(self, name: str, args: Sequence[reports.Value], obt_s: float) -> None:
+        """Send a report of `dictionary.reports`."""
+        row = reports.BY_NAME[name]
+        self._submit(VC_REPORTS, row.service, row.subservice, obt_s, reports.pack_report(row, args))
 
     def report_uplink(self, words: tuple[int, ...]) -> None:
         """Say these control words in turn, one in every frame from now on; at once where they are news."""

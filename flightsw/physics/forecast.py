@@ -94,7 +94,7 @@ class Forecaster:
     def __init__(self, mission: Mission, orbit: Orbit, start_unix_s: float) -> None:
         self._mission = mission
         self._orbit = orbit
-        self._start_unix_s = start_unix_s
+        self._mission_start_unix_s = self._start_unix_s = start_unix_s
         self._at = model.node_index(mission)
         self._stations = mission.stations
         self._horizon_steps = int(HORIZON_ORBITS * orbit.period_s / SLOT_S) * _SLOT_STEPS
@@ -124,6 +124,19 @@ class Forecaster:
         self._off_w = mission.compute.modes[0].draw_w
 
     # --- orbit -------------------------------------------------------------------------------------
+
+    @property
+    def start_unix_s(self) -> float:
+        """Unix time at which `now_s` is 0, as corrected."""
+        return self._start_unix_s
+
+    def correct(self, correction_s: float) -> None:
+        """Take the mission to have started `correction_s` later than it was said to; the orbit is looked up anew."""
+        start_unix_s = self._mission_start_unix_s + correction_s
+        if start_unix_s != self._start_unix_s:
+            self._start_unix_s = start_unix_s
+            self._block_from = self._block_to = 0
+            self._events_from_s = self._events_to_s = 0.0
 
     def sky(self, now_s: float) -> Sky:
         """Eclipse and pass around `now_s`."""

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flightsw.dictionary.events import Severity
+from flightsw.dictionary.reports import BY_CODE, unpack_report
 from flightsw.dictionary.telemetry import POINT_BY_NAME
 from flightsw.errors import LinkError
+from flightsw.link.packets import unpack_tm
 from ground.archive import Archive
 from ground.cli.options import EXIT_COMPLETED, Commands, instant, plain
-from ground.watch import command_text, utc_text, value_text
+from ground.watch import command_text, report_text, utc_text, value_text
 
 
 def add_command(commands: Commands) -> None:
@@ -21,7 +23,7 @@ def add_command(commands: Commands) -> None:
     show = commands.add_parser(
         "show", help="query an archive", description="Print what an archive holds, as text or JSON lines.")
     show.add_argument("what", nargs="?", default="latest", metavar="WHAT",
-                      help="latest (default), events, commands, gaps, or the name of a point")
+                      help="latest (default), events, commands, reports, gaps, or the name of a point")
     show.add_argument("--archive", type=Path, required=True, metavar="FILE", help="the archive")
     show.add_argument("--since", type=instant, default=-math.inf, metavar="TIME",
                       help="from then on: ISO 8601 UTC or Unix seconds (on-board time; for commands, sending)")
@@ -45,6 +47,8 @@ def _show(options: argparse.Namespace) -> int:
                      for e in archive.events(*span, Severity[options.severity]))
         elif options.what == "commands":
             lines = _command_lines(archive, span)
+        elif options.what == "reports":
+            lines = _report_lines(archive, span)
         elif options.what == "gaps":
             lines = ((f"{utc_text(g.received_s)} {g.source}: {'unknown number' if g.lost is None else g.lost} lost",
                       g._asdict()) for g in archive.gaps())
@@ -78,6 +82,22 @@ def _command_lines(archive: Archive, span: tuple[float, float]) -> Iterator[tupl
         lines += [f"  1,{s.stage} after {s.received_s - entry.sent_s:.2f} s{': ' + s.text if s.text else ''}"
                   for s in entry.stages]
         yield "\n".join(lines), {**entry._asdict(), "stages": [stage._asdict() for stage in entry.stages]}
+
+
+def _report_lines(archive: Archive, span: tuple[float, float]) -> Iterator[tuple[str, dict[str, object]]]:
+    """Times and rows of on-board tables, out of the packets as they were received."""
+    for packet in archive.packets():
+        if (packet.service, packet.subservice) not in BY_CODE or packet.obt_s is None:
+            continue
+        if not span[0] <= packet.obt_s < span[1]:
+            continue
+        tm = unpack_tm(packet.octets)
+        row, args = unpack_report(tm.service, tm.subservice, tm.data)
+        text = f"{utc_text(packet.obt_s)} {report_text(row, args)}"
+        if row.name == "time":  # the report is as old as its way down was long
+            text += f", ground's clock {packet.received_s - float(args[0]):+.3f} s at reception"
+        yield text, {"obt_s": packet.obt_s, "received_s": packet.received_s, "report": row.name,
+                     **dict(zip((field.name for field in row.fields), args, strict=True))}
 
 
 def _shown(name: str, value: float | int | None) -> tuple[str, str]:

@@ -33,6 +33,8 @@ from flightsw.link.services import (
     STAGE_COMPLETED,
     STAGE_FAILED,
     STAGE_NOT_ACCEPTED,
+    STAGE_STARTED,
+    STAGE_STEP,
     BuiltTelecommand,
     CommandReceiver,
     Reporter,
@@ -48,7 +50,7 @@ from flightsw.state import Event, Received
 
 SCID, APID = 42, 100
 OBT_S = 1_782_043_200.5
-STAGES = (STAGE_ACCEPTED, STAGE_NOT_ACCEPTED, STAGE_COMPLETED, STAGE_FAILED)
+STAGES = (STAGE_ACCEPTED, STAGE_NOT_ACCEPTED, STAGE_STARTED, STAGE_STEP, STAGE_COMPLETED, STAGE_FAILED)
 ARGUMENT = {"text": "x", "f32": 1.5, "f64": 2.5}
 
 
@@ -224,7 +226,8 @@ def test_event_that_does_not_fit_its_row_is_an_error() -> None:
 def test_verification_comes_back(request_id: int, stage: int, code: int, text: str) -> None:
     failed = stage in (STAGE_NOT_ACCEPTED, STAGE_FAILED)
     report = unpack_verification(stage, pack_verification(request_id, stage, code, text))
-    assert report == VerificationReport(request_id, stage, code if failed else 0, text if failed else "")
+    shown = code if failed or stage == STAGE_STEP else 0
+    assert report == VerificationReport(request_id, stage, shown, text if failed else "")
 
 
 @given(st.integers(0, 9), st.binary(max_size=12))
@@ -256,7 +259,12 @@ def test_every_command_reaches_the_satellite() -> None:
     values: dict[str, tuple[float | str, ...]] = {
         "mode": (0x33,), "hk.report": (1,), "hk.period": (1, 5.0), "param.set": ("die_max_c", 80.0),
         "param.report": ("die_max_c",), "job.cancel": (3,), "job.submit": (3, "x" * 48, 60.0, 1.0, 2.0, 600.0, 1),
-        "data.erase": ("acme",),
+        "data.erase": ("acme",), "time.set": (1.8e9,), "time.adjust": (-0.5,),
+        "schedule.insert": (7, 1.8e9, "mode SAFE"), "schedule.delete": (7,), "monitor.delete": (1,),
+        "monitor.add": (1, "battery_v", 12.0, 16.8, 3, 2), "monitor.modify": (1, "battery_v", 12.0, 16.8, 3, 2),
+        "monitor.enable": (1,), "monitor.disable": (1,), "action.add": (2, "shed", "", 3, "hk.report 1"),
+        "action.delete": (2,), "action.enable": (2,), "action.disable": (2,), "sequence.load": ("evening", "0" * 64),
+        "sequence.unload": ("evening",), "sequence.start": ("evening",), "sequence.stop": ("evening",),
     }
     for i, (verb, row) in enumerate(COMMANDS.items()):
         built = command(verb, *values.get(verb, ()), seq_count=i)

@@ -298,7 +298,7 @@ def frame_of(*packets: bytes) -> bytes:
 
 @pytest.mark.parametrize(("service", "subservice", "data"), [
     (3, 25, b"\xfe"), (3, 25, b""), (3, 25, b"\x01\x02"), (5, 1, b"\xff\xff"), (5, 4, b"\x00\x10"),
-    (1, 1, b"\x00"), (1, 3, b"\x00\x00\x00\x00"), (1, 2, b"\x00\x00\x00\x00\x00\x01\x09x"),
+    (1, 1, b"\x00"), (1, 4, b"\x00\x00\x00\x00"), (1, 2, b"\x00\x00\x00\x00\x00\x01\x09x"),
     (20, 2, b"\x00"), (20, 2, b"\xff\xff" + bytes(8)), (99, 1, b"?"),
 ])
 def test_packet_that_the_dictionary_does_not_know_is_kept_raw(
