@@ -55,7 +55,7 @@ fi
 
 say "installing (this takes a minute the first time)"
 log="$VENV/setup.log"
-if ! "$VENV/bin/pip" --disable-pip-version-check -q install --editable '.[hil,dev]' >"$log" 2>&1; then
+if ! "$VENV/bin/pip" --disable-pip-version-check -q install --editable '.[hil,console,dev]' >"$log" 2>&1; then
     cat "$log" >&2
     stop "pip failed; the lines above say why ($log)"
 fi

@@ -13,13 +13,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 from flightsw.errors import FlightError, LinkError
-from ground.cli import audit, bill, send, show, watch
+from ground.cli import audit, bill, console, send, show, watch
 from ground.cli.options import EXIT_COMPLETED, EXIT_TROUBLE, EXIT_USAGE, Commands, Parser
 
 _GROUPS: tuple[Callable[[Commands], None], ...] = (
+    console.add_command,
     watch.add_command,
     send.add_command,
     show.add_command,
+    console.add_replay,
     bill.add_command,
     audit.add_command,
 )

@@ -107,6 +107,7 @@ _PARAMETER = "INSERT INTO parameters VALUES (?,?,?,?,?)"
 _VERIFICATION = "INSERT INTO verifications VALUES (?,?,?,?,?,?,?)"
 _GAP = "INSERT INTO gaps (received_s, source, lost) VALUES (?,?,?)"
 _STATE = "UPDATE commands SET state = ? WHERE id = ?"
+_COUNTER = "INSERT INTO counters VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
 _IS_SHORT = "b.obt_first_s >= ? AND b.obt_last_s < ? AND b.obt_last_s - b.obt_first_s <= ?"
@@ -306,6 +307,15 @@ class Archive:
         """Note the state of a command."""
         self._other.append((_STATE, (state, command_id)))
 
+    def counter(self, name: str) -> int:
+        """Return the value of counter `name`, 0 before it was ever kept."""
+        rows = self._select("SELECT value FROM counters WHERE name = ?", name)
+        return int(rows[0][0]) if rows else 0
+
+    def keep_counter(self, name: str, value: int) -> None:
+        """Keep a value of counter `name` together with the packets that wait: both are in the file, or neither."""
+        self._other.append((_COUNTER, (name, value)))
+
     def take_count(self, name: str, modulus: int) -> int:
         """Return the next value of counter `name`, in the file before it is returned: never used twice."""
         return self._write_now(
@@ -443,9 +453,9 @@ class Archive:
             where.number, where.layout, since_s, until_s, step_s)]
         rest = self._read(point, since_s, until_s, step_s)
         if not short:
-            return _thinned(rest, since_s, step_s, stretches)
+            return thinned(rest, since_s, step_s, stretches)
         table = np.array(short, np.float64)  # None becomes NaN
-        return _thinned(Series(np.append(rest.obt_s, 0.5 * (table[:, 0] + table[:, 1])),
+        return thinned(Series(np.append(rest.obt_s, 0.5 * (table[:, 0] + table[:, 1])),
                                np.append(rest.values, table[:, 3]), np.append(rest.values, table[:, 2])),
                         since_s, step_s, stretches)
 
@@ -505,19 +515,24 @@ class Archive:
 
     def commands(self, since_s: float = -math.inf, until_s: float = math.inf) -> list[CommandEntry]:
         """Return commands with `since_s` <= `sent_s` < `until_s` in the order they were sent."""
+        return self._commands("sent_s >= ? AND sent_s < ? ORDER BY id", since_s, until_s)
+
+    def newest_commands(self, until_s: float = math.inf, count: int = 200) -> list[CommandEntry]:
+        """Return the newest `count` commands sent before `until_s` in the order they were sent."""
+        return self._commands("sent_s < ? ORDER BY id DESC LIMIT ?", until_s, count)[::-1]
+
+    def _commands(self, where: str, *values: float) -> list[CommandEntry]:
+        rows = self._select(f"SELECT id, request_id, sent_s, verb, args, state FROM commands WHERE {where}", *values)
         stages: dict[int, list[StageEntry]] = {}
-        for command_id, *stage in self._select(
-            "SELECT v.command_id, v.stage, v.code, v.text, v.obt_s, p.received_s FROM verifications v"
-            " JOIN packets p ON p.id = v.packet_id JOIN commands c ON c.id = v.command_id"
-            " WHERE c.sent_s >= ? AND c.sent_s < ? ORDER BY v.packet_id", since_s, until_s,
-        ):
-            stages.setdefault(command_id, []).append(StageEntry(*stage))
-        return [
-            _command_entry(row, tuple(stages.get(row[0], ())))
-            for row in self._select(
-                "SELECT id, request_id, sent_s, verb, args, state FROM commands"
-                " WHERE sent_s >= ? AND sent_s < ? ORDER BY id", since_s, until_s)
-        ]
+        if rows:
+            ids = [row[0] for row in rows]
+            for command_id, *stage in self._select(
+                "SELECT v.command_id, v.stage, v.code, v.text, v.obt_s, p.received_s FROM verifications v"
+                " JOIN packets p ON p.id = v.packet_id WHERE v.command_id >= ? AND v.command_id <= ?"
+                " ORDER BY v.packet_id", min(ids), max(ids),
+            ):
+                stages.setdefault(command_id, []).append(StageEntry(*stage))
+        return [_command_entry(row, tuple(stages.get(row[0], ()))) for row in rows]
 
     def parameters(self, until_id: int = _ID_MAX) -> dict[str, float]:
         """Return the value of every on-board parameter as reported last, in packets up to `until_id`."""
@@ -694,7 +709,7 @@ class Archive:
         return bool(self._broken)
 
     # The rows of a query are what its columns say; sqlite3 cannot tell a type checker.
-    def _select(self, sql: str, *values: float) -> list[tuple[Any, ...]]:
+    def _select(self, sql: str, *values: float | str) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
@@ -752,8 +767,8 @@ def _plain(kind: str, value: float) -> float | int | None:
     return (float(value) if math.isfinite(value) else None) if kind[0] == "f" else int(value)
 
 
-def _thinned(found: Series, since_s: float, step_s: float, stretches: int) -> Series:
-    """Take least and greatest of each stretch where there are more than two samples a stretch."""
+def thinned(found: Series, since_s: float, step_s: float, stretches: int) -> Series:
+    """Return least and greatest of each stretch of `step_s`, or the samples where they are at most two a stretch."""
     if found.obt_s.size <= 2 * stretches and found.lows is None:
         return found
     lows = found.values if found.lows is None else found.lows

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from ground.archive import Series
+from ground.archive import Series, thinned
 
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 _TICKS = 5
@@ -193,39 +194,37 @@ def braille(traces: Sequence[Trace], columns: int, rows: int, span: tuple[float,
     width, height = 2 * columns, 4 * rows
     dots = np.zeros((height, width), np.int16)
     for number, trace in enumerate(traces, start=1):
-        series = trace.series
+        series = thinned(trace.series, low_s, (high_s - low_s) / width, width)
         lows = series.values if series.lows is None else series.lows
+        x = ((series.obt_s - low_s) / (high_s - low_s) * width).astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            tops, ends = (np.clip((high - v) / (high - low) * height, 0, height - 1) for v in (series.values, lows))
         for run in _runs(series):
             last: tuple[int, int] | None = None
             for i in run:
-                at = (series.obt_s[i] - low_s) / (high_s - low_s)
-                if not 0.0 <= at <= 1.0:
+                col = int(x[i])
+                if not 0 <= col < width:
                     last = None
                     continue
-                col = min(width - 1, int(at * width))
-                ends = [min(height - 1, max(0, int((high - v) / (high - low) * height)))
-                        for v in (series.values[i], lows[i])]
-                if trace.ahead and col % 4 > 1:  # dashed
-                    last = None
-                    continue
+                top, end = int(tops[i]), int(ends[i])
                 if last is not None:
-                    _stroke(dots, last, (col, ends[0]), number)
-                dots[ends[0] : ends[1] + 1, col] = number
-                last = (col, ends[1])
-    cells = []
-    for r in range(rows):
-        line = []
-        for c in range(columns):
-            square = dots[4 * r : 4 * r + 4, 2 * c : 2 * c + 2]
-            bits = int(_BRAILLE[square > 0].sum())
-            line.append(Cell(chr(0x2800 + bits) if bits else " ", int(square.max()) - 1))
-        cells.append(line)
-    return cells
+                    _stroke(dots, last, (col, top), number, trace.ahead)
+                if not trace.ahead or col % 4 < 2:
+                    dots[top : end + 1, col] = number
+                last = (col, end)
+    squares = dots.reshape(rows, 4, columns, 2)
+    bits = ((squares > 0) * _BRAILLE[:, np.newaxis, :]).sum(axis=(1, 3)).tolist()
+    owners = squares.max(axis=(1, 3)).tolist()
+    return [[Cell(chr(0x2800 + b) if b else " ", owner - 1) for b, owner in zip(row, own, strict=True)]
+            for row, own in zip(bits, owners, strict=True)]
 
 
-def _stroke(dots: np.ndarray, start: tuple[int, int], end: tuple[int, int], number: int) -> None:
+def _stroke(dots: npt.NDArray[np.int16], start: tuple[int, int], end: tuple[int, int], number: int,
+            dashed: bool) -> None:
     """Join two dots."""
     right, down = end[0] - start[0], end[1] - start[1]
     steps = max(abs(right), abs(down))
     for k in range(1, steps):
-        dots[start[1] + round(down * k / steps), start[0] + round(right * k / steps)] = number
+        col = start[0] + round(right * k / steps)
+        if not dashed or col % 4 < 2:
+            dots[start[1] + round(down * k / steps), col] = number

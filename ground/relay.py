@@ -182,6 +182,14 @@ def _connect(path: Path) -> socket.socket | None:
     return connection
 
 
+def is_watched(archive: Path) -> bool:
+    """Return whether somebody who owns the port listens beside `archive`."""
+    connection = _connect(socket_path(archive))
+    if connection is not None:
+        connection.close()
+    return connection is not None
+
+
 def send_through(archive: Path, verb: str, args: Sequence[Value], timeout_s: float) -> Iterator[Progress] | None:
     """Have the watcher of `archive` send a command; its stages as they come, or None when nobody watches.
 

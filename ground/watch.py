@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import Enum, IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from flightsw.dictionary.commands import COMMANDS, Value, words_of
 from flightsw.dictionary.events import Severity
@@ -99,7 +99,14 @@ def value_text(point: Point, value: float | int | None) -> str:
     return f"{value:.3f}" if size < 10.0 else f"{value:.1f}" if size < 10_000.0 else f"{value:.0f}"
 
 
-def limit_level(point: Point, value: float | int | None, station: Station) -> tuple[Level, str]:
+class Limits(Protocol):
+    """What knows the limits in force: a `Station`, or a console's model of an archive."""
+
+    def limit(self, parameter: str) -> float:
+        """Return the value of an on-board parameter."""
+
+
+def limit_level(point: Point, value: float | int | None, limits: Limits) -> tuple[Level, str]:
     """Return how a fresh value stands to its limits, and the limit that says so."""
     if value is None or not math.isfinite(value):
         return Level.MISSING, ""
@@ -108,7 +115,7 @@ def limit_level(point: Point, value: float | int | None, station: Station) -> tu
     for name, sign, relation in ((point.upper, 1.0, ">"), (point.lower, -1.0, "<")):
         if not name:
             continue
-        limit = station.limit(name)
+        limit = limits.limit(name)
         beyond = sign * (value - limit)
         text = f"{relation} {name} {limit:g} {point.unit}"
         if beyond > 0.0:
@@ -225,7 +232,7 @@ class Screen:
             heard, sgr = "no signal", "1;33"
         else:
             age_s = now_s - station.heard_s
-            heard, sgr = f"heard {_age_text(age_s)} ago", "1;33" if age_s > 60.0 else "1"
+            heard, sgr = f"heard {age_text(age_s)} ago", "1;33" if age_s > 60.0 else "1"
         mode = station.latest(_MODE.name)
         text = value_text(_MODE, mode.value) if mode else "unknown"
         if mode and is_stale(_MODE_ROW, mode.received_s, now_s):
@@ -261,7 +268,7 @@ class Screen:
     def _block(self, report: HousekeepingReport, now_s: float, columns: int) -> list[_Line]:
         row = report.row
         stale = is_stale(row, report.received_s, now_s)
-        age = f"{row.name} {_age_text(now_s - report.received_s)} ago"
+        age = f"{row.name} {age_text(now_s - report.received_s)} ago"
         cells = [_Span(f"[{age}]"[:_CELL].ljust(_CELL), "1;33" if stale else "1")]
         tabled: dict[str, dict[str, tuple[Point, float | int]]] = {}
         for point, value in zip(row.points, report.values, strict=True):
@@ -322,7 +329,7 @@ class Screen:
         return lines
 
     def _command_line(self, record: CommandRecord, now_s: float) -> _Line:
-        return [_Span(f"{_age_text(now_s - record.sent_s):>6} ago  "),
+        return [_Span(f"{age_text(now_s - record.sent_s):>6} ago  "),
                 _Span(_command_text(record), _STATE_SGR.get(record.state, ""))]
 
     def _event_line(self, event: EventReport) -> _Line:
@@ -344,7 +351,8 @@ def is_stale(row: Housekeeping, received_s: float, now_s: float) -> bool:
     return row.period_s > 0.0 and now_s - received_s > STALE_PERIODS * row.period_s
 
 
-def _age_text(age_s: float) -> str:
+def age_text(age_s: float) -> str:
+    """Return an age as an operator reads it: seconds, minutes, hours."""
     if age_s < 100.0:
         return f"{age_s:.1f} s" if age_s < 10.0 else f"{age_s:.0f} s"
     if age_s < 6000.0:

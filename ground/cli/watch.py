@@ -5,25 +5,17 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import select
 import shutil
 import signal
 import sys
-import time
 from contextlib import ExitStack
 
-from flightsw.clock import MonotonicClock
-from flightsw.link.serial_port import SerialPort
-from ground.archive import Archive
-from ground.cli.options import EXIT_COMPLETED, EXIT_TEXT, Commands, add_link, plain, stack_of
-from ground.relay import Door
+from ground.cli.options import EXIT_COMPLETED, EXIT_TEXT, Commands, add_link, plain
+from ground.session import Session
 from ground.station import Report, Station
 from ground.watch import Screen, report_line
 
 _REFRESH_S = 0.2
-_WAIT_S = 0.05
-_GATHER_S = 0.01
-"""Octets of this long are taken together: one commit for them, and an idle processor in between."""
 
 
 def add_command(commands: Commands) -> None:
@@ -41,25 +33,14 @@ def _watch(options: argparse.Namespace) -> int:
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stopped.append(received))
-    clock = MonotonicClock()
-    epoch_s = time.time() - clock.now_s()
     with ExitStack() as stack:
-        archive = stack.enter_context(Archive(options.archive))
-        port = stack.enter_context(SerialPort(options.port, options.baud))
-        station = Station(port, archive, scid=options.scid, apid=options.apid, epoch_s=epoch_s,
-                          stack=stack_of(options))
-        door = stack.enter_context(Door(station))
-        view = _Terminal(station, epoch_s, options.port) if sys.stdout.isatty() else _Lines(station, epoch_s)
+        session = stack.enter_context(Session(options))
+        view = (_Terminal(session.station, session.epoch_s, options.port) if sys.stdout.isatty()
+                else _Lines(session.station, session.epoch_s))
         stack.enter_context(view)
         while not stopped:
-            waiting = door.descriptors() + ([port.fileno()] if port.fault is None else [])
-            select.select(waiting, [], [], _WAIT_S)
-            time.sleep(_GATHER_S)
-            now_s = clock.now_s()
-            port.reconnect(now_s)
-            station.poll(now_s)
-            door.serve(now_s)
-            view.refresh(now_s, port.fault or station.archive_trouble)
+            now_s = session.turn()
+            view.refresh(now_s, session.status(now_s).trouble)
     return EXIT_COMPLETED
 
 

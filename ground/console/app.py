@@ -1,0 +1,425 @@
+"""The console: pages of `views` on a terminal, keys, the command palette. Everything works from the keyboard.
+
+Owns what is on the screen and nothing else: it follows an archive through `Model`, five times a second at most, and
+repaints only lines that changed. Commands go through the door of whoever owns the port, in a thread, and come back
+through the archive. It is given its clock.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.app import App, ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.events import Key, Resize
+from textual.geometry import Region
+from textual.screen import ModalScreen
+from textual.strip import Strip
+from textual.widget import Widget
+from textual.widgets import Input
+
+from flightsw.dictionary.commands import Command, Value
+from flightsw.dictionary.events import Severity
+from flightsw.errors import FlightError
+from ground.archive import Archive, EventEntry
+from ground.console import palette, views
+from ground.console.model import Job, Model, open_jobs
+from ground.console.views import Line, Status
+from ground.relay import Progress, send_through
+from ground.watch import command_text, utc_text
+
+REFRESH_S = 0.2
+ARMED_S = 20.0
+"""A hazardous command that is armed and not fired within this time is disarmed."""
+
+_PAGES = ("overview", "values", "plots", "jobs", "events", "commands", "passes")
+_PLOT_S = 2.0  # between drawings of a plot
+_TIMEOUT_S = 30.0
+_HELP = """\
+ 1..7        pages: overview values plots jobs events commands passes
+ Tab         next page              Shift+Tab  the one before
+ Up Down     scroll; choose a job or an event         PgUp PgDn Home End
+ :           command palette: type, Tab completes, Enter sends, Esc leaves
+             a hazardous one is armed by Enter, then fired by typing FIRE
+ s           events: least severity shown
+ a           events: acknowledge the chosen one       A  all shown
+ Space + -   replay: pause, faster, slower            ] [  minute on, back
+ ?           this help              q  leave (the session goes with it)
+
+ !  limit crossed   ~  near a limit   ?  stale   *  not acknowledged
+ Shaded: eclipse.   Dotted, after now: the satellite's own forecast.
+ A value that is missing is written so; it is never a number."""
+
+
+@functools.lru_cache(4096)
+def _style(text: str) -> Style:
+    return Style.parse(text)
+
+
+class Lines(Widget):
+    """Lines of styled text; a line is repainted when it is another one than before."""
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 # Textual's own name
+        super().__init__(id=id)
+        self._lines: list[Line] = []
+        self.painted = 0  # lines repainted since the start
+
+    def show(self, lines: list[Line]) -> None:
+        """Show lines from the top."""
+        before, self._lines = self._lines, lines
+        width = self.size.width
+        for y in range(min(self.size.height, max(len(before), len(lines)))):
+            if (before[y] if y < len(before) else None) != (lines[y] if y < len(lines) else None):
+                self.painted += 1
+                self.refresh(Region(0, y, width, 1))
+
+    def render_line(self, y: int) -> Strip:
+        """See `Widget`."""
+        base = self.rich_style
+        line = self._lines[y] if y < len(self._lines) else []
+        strip = Strip([Segment(text, base + _style(style)) for text, style in views.cut(line, self.size.width)])
+        return strip.extend_cell_length(self.size.width, base)
+
+
+class Help(ModalScreen[None]):
+    """The keys."""
+
+    BINDINGS: ClassVar = [Binding("escape,question_mark,q,enter", "dismiss", "close")]
+
+    def compose(self) -> ComposeResult:
+        """See `Screen`."""
+        yield Lines(id="help")
+
+    def on_resize(self, _: Resize) -> None:
+        """Show once the size is known."""
+        self.call_after_refresh(lambda: self.query_one("#help", Lines).show(
+            [[("keys", "bold cyan")], *([(line, "")] for line in _HELP.splitlines())]))
+
+
+class Palette(ModalScreen[None]):
+    """Type a telecommand: choices, bounds and problems as it grows; arm and fire where it is hazardous."""
+
+    BINDINGS: ClassVar = [Binding("escape", "leave", "close", priority=True), Binding("tab", "complete", priority=True),
+                          Binding("down", "move(1)", priority=True), Binding("up", "move(-1)", priority=True)]
+
+    def __init__(self, send: Callable[[Command, tuple[Value, ...]], None], now: Callable[[], float],
+                 history: list[str]) -> None:
+        super().__init__()
+        self._send = send
+        self._now = now
+        self._history = history
+        self._chosen = 0
+        self._armed: tuple[Command, tuple[Value, ...], float] | None = None
+
+    def compose(self) -> ComposeResult:
+        """See `Screen`."""
+        with Vertical(id="palette"):
+            yield Input(placeholder="telecommand", id="line", select_on_focus=False)
+            yield Lines(id="choices")
+
+    def on_mount(self) -> None:
+        """See `Screen`."""
+        self.set_interval(1.0, self._tick)
+        self.query_one(Input).focus()
+        self.call_after_refresh(self._show)
+
+    def on_resize(self, _: Resize) -> None:
+        """See `Screen`."""
+        self.call_after_refresh(self._show)
+
+    def on_input_changed(self, _: Input.Changed) -> None:
+        """Read the line again."""
+        self._chosen = 0
+        self._show()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Send, arm or fire."""
+        if self._armed is not None:
+            row, values, _ = self._armed
+            if event.value.strip() != "FIRE":
+                return
+            self._finish(row, values)
+            return
+        reading = palette.read(event.value.rstrip())
+        if reading.row is None or reading.values is None:
+            if reading.choices:
+                self.action_complete()
+            return
+        if reading.row.hazardous:
+            self._armed = (reading.row, reading.values, self._now() + ARMED_S)
+            line = self.query_one(Input)
+            line.value = ""
+            line.placeholder = "FIRE"
+            self._show()
+            return
+        self._finish(reading.row, reading.values)
+
+    def action_leave(self) -> None:
+        """Close; what was armed is not any more."""
+        self.dismiss()
+
+    def action_complete(self) -> None:
+        """Take the choice that is marked."""
+        line = self.query_one(Input)
+        reading = palette.read(line.value)
+        if self._armed is None and reading.choices:
+            line.value = palette.complete(line.value, reading.choices[min(self._chosen, len(reading.choices) - 1)])
+            line.cursor_position = len(line.value)
+
+    def action_move(self, step: int) -> None:
+        """Mark another choice; on an empty line, go through what was sent before."""
+        line = self.query_one(Input)
+        if step < 0 and self._chosen == 0 and self._history and not line.value:
+            line.value = self._history[-1]
+            line.cursor_position = len(line.value)
+            return
+        count = len(palette.read(line.value).choices)
+        self._chosen = max(0, min(count - 1, self._chosen + step))
+        self._show()
+
+    def _finish(self, row: Command, values: tuple[Value, ...]) -> None:
+        self._history.append(command_text(row.verb, values))
+        self._send(row, values)
+        self.dismiss()
+
+    def _tick(self) -> None:
+        if self._armed is not None:
+            if self._now() >= self._armed[2]:
+                self.dismiss()
+            self._show()
+
+    def _show(self) -> None:
+        lines = self.query_one("#choices", Lines)
+        width = lines.size.width
+        if self._armed is not None:
+            row, values, until_s = self._armed
+            lines.show([
+                views.cut([(f" ARMED: {command_text(row.verb, values)} ", "bold white on red")], width),
+                views.cut([(row.description, "bold")], width),
+                views.cut([(f"type FIRE and Enter within {max(0.0, until_s - self._now()):.0f} s; Esc disarms",
+                            "yellow")], width)])
+            return
+        reading = palette.read(self.query_one(Input).value)
+        shown: list[Line] = [views.cut([(reading.problem or reading.hint, "bold red" if reading.problem else "cyan")],
+                                       width)]
+        if reading.problem and reading.hint:
+            shown.append(views.cut([(reading.hint, "cyan")], width))
+        if reading.row is not None and reading.row.hazardous:
+            shown.append([("HAZARDOUS: Enter arms it, FIRE sends it", "bold red")])
+        room = max(1, lines.size.height - len(shown))
+        first = max(0, self._chosen - room + 1)
+        for i, choice in enumerate(reading.choices[first : first + room], start=first):
+            style = "reverse" if i == self._chosen else ""
+            shown.append(views.fill([(f" {choice.word:<18} ", f"bold {style}".strip()), (choice.meaning, style)],
+                                    width))
+        lines.show(shown)
+
+
+class Console(App[None]):
+    """The application; `clock` gives Unix seconds of the picture, `status` what the owner of the port says."""
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    Screen { layout: vertical; background: black; color: ansi_white; }
+    #head { height: 2; }
+    #tabs { height: 1; }
+    #body { height: 1fr; }
+    #foot { height: 1; }
+    Palette, Help { align: center middle; background: black 60%; }
+    #palette { width: 94%; max-width: 110; height: 18; max-height: 90%; border: round cyan; background: black; }
+    #line { border: none; height: 1; background: #303030; margin: 0 0 1 0; padding: 0 1; }
+    #choices { height: 1fr; padding: 0 1; }
+    #help { width: 78; height: 18; max-height: 100%; border: round cyan; background: black; padding: 0 1; }
+    """
+
+    def __init__(self, archive: Path, model: Model, clock: Callable[[], float], status: Callable[[], Status],
+                 steer: Callable[[str], None] | None = None) -> None:
+        super().__init__(ansi_color=False)
+        self.model = model
+        self._path = archive
+        self._clock = clock
+        self._status = status
+        self._steer = steer
+        self._page = 0
+        self._tops = dict.fromkeys(_PAGES, 0)
+        self._severity = Severity.INFO
+        self._said = ""
+        self._history: list[str] = []
+        self._drawn: tuple[object, list[Line]] | None = None
+
+    def compose(self) -> ComposeResult:
+        """See `App`."""
+        for name in ("head", "tabs", "body", "foot"):
+            yield Lines(id=name)
+
+    def on_mount(self) -> None:
+        """Begin to follow the archive."""
+        self.set_interval(REFRESH_S, self.tick)
+        self.call_after_refresh(self.tick)
+
+    def on_resize(self, _: Resize) -> None:
+        """See `App`."""
+        self.call_after_refresh(self.paint)
+
+    def tick(self) -> None:
+        """Take in what came, and paint."""
+        try:
+            self.model.refresh(self._clock())
+        except FlightError as error:
+            self.say(str(error))
+        self.paint()
+
+    def paint(self) -> None:
+        """Show the present page; lines that stayed the same are not painted."""
+        head, tabs, body, foot = (self.screen_stack[0].query_one(f"#{name}", Lines)
+                                  for name in ("head", "tabs", "body", "foot"))
+        width, rows = body.size
+        if not width or not rows:
+            return
+        head.show(views.header(self.model, self._status(), width))
+        tabs.show([self._tabs(width)])
+        body.show(self._body(width, rows))
+        foot.show([self._foot(width)])
+
+    def say(self, text: str) -> None:
+        """Put a word into the last line until the next key."""
+        self._said = text
+
+    # -- keys
+
+    def on_key(self, event: Key) -> None:
+        """Keys of the pages; a modal screen has its own."""
+        if len(self.screen_stack) > 1:
+            return
+        self._said = ""
+        act: dict[str, Callable[[], object]] = {
+            "q": self.exit, "question_mark": lambda: self.push_screen(Help()),
+            "colon": self._command, "s": self._filter, "a": lambda: self._acknowledge(False),
+            "A": lambda: self._acknowledge(True),
+            "tab": lambda: self._turn(1), "shift+tab": lambda: self._turn(-1),
+            "down": lambda: self._scroll(1), "j": lambda: self._scroll(1), "up": lambda: self._scroll(-1),
+            "k": lambda: self._scroll(-1), "pagedown": lambda: self._scroll(self.size.height - 5),
+            "pageup": lambda: self._scroll(5 - self.size.height), "home": lambda: self._scroll(-10**6),
+            "end": lambda: self._scroll(10**6),
+        }
+        action = act.get(event.key)
+        if action is not None:
+            action()
+        elif event.character and event.character in "1234567":
+            self._page = int(event.character) - 1
+        elif self._steer is not None and event.character in {" ", "+", "-", "]", "["}:
+            self._steer(event.character)
+        else:
+            return
+        event.stop()
+        event.prevent_default()
+        self.paint()
+
+    def _turn(self, step: int) -> None:
+        self._page = (self._page + step) % len(_PAGES)
+
+    def _scroll(self, step: int) -> None:
+        self._tops[_PAGES[self._page]] = max(0, self._tops[_PAGES[self._page]] + step)
+
+    def _filter(self) -> None:
+        self._severity = Severity(self._severity % 4 + 1)
+        self._tops["events"] = 0
+        self.say(f"events of at least {self._severity.name}")
+
+    def _events(self) -> list[EventEntry]:
+        return [event for event in reversed(self.model.events) if event.severity >= self._severity]
+
+    def _acknowledge(self, every: bool) -> None:
+        shown, at = self._events(), self._tops["events"]
+        chosen = [e for e in (shown if every else shown[at : at + 1]) if e.acknowledged_s is None]
+        if not chosen:
+            self.say("nothing to acknowledge")
+            return
+        at_s = self._clock()
+        try:
+            with Archive(self._path) as archive:
+                archive.acknowledge([event.event_id for event in chosen], at_s)
+        except FlightError as error:
+            self.say(str(error))
+            return
+        ids = {event.event_id for event in chosen}
+        for i, event in enumerate(self.model.events):
+            if event.event_id in ids:
+                self.model.events[i] = event._replace(acknowledged_s=at_s)
+        self.say(f"acknowledged {len(chosen)}")
+
+    def _command(self) -> None:
+        if self._status().mode == "replay":
+            self.say("this is a replay: nothing is sent")
+            return
+        self.push_screen(Palette(self.send, self._clock, self._history))
+
+    def send(self, row: Command, values: tuple[Value, ...]) -> None:
+        """Send a command through the owner of the port; its stages come back through the archive."""
+        self.say(f"sending {command_text(row.verb, values)}")
+
+        def follow() -> None:
+            last: Progress | None = None
+            try:
+                stages = send_through(self._path, row.verb, values, _TIMEOUT_S)
+                if stages is None:
+                    self.call_from_thread(self.say, "not sent: no ground watch or console owns the port")
+                    return
+                for stage in stages:
+                    last = stage
+                    why = f": {stage.text}" if stage.text else ""
+                    self.call_from_thread(self.say, f"{row.verb} {stage.state}{why}")
+            except FlightError as error:
+                self.call_from_thread(self.say, f"{row.verb} {'lost sight of' if last else 'not sent'}: {error}")
+            except RuntimeError:  # the console was closed meanwhile; the archive has the rest
+                return
+
+        threading.Thread(target=follow, daemon=True, name=f"send {row.verb}").start()
+
+    # -- pages
+
+    def _tabs(self, width: int) -> Line:
+        line: Line = []
+        for i, name in enumerate(_PAGES):
+            line += [(f" {i + 1} ", "bold reverse" if i == self._page else "bold"),
+                     (f"{name} ", "reverse" if i == self._page else "dim")]
+        return views.fill(line, width)
+
+    def _foot(self, width: int) -> Line:
+        if self._said:
+            return views.fill([(f" {self._said}", "bold yellow")], width)
+        keys = " : command   ? help   q quit"
+        if _PAGES[self._page] == "events":
+            keys += f"   s severity ({self._severity.name})   a acknowledge   A all"
+        if self._steer is not None:
+            keys += "   Space + - [ ] replay"
+        return views.fill([(keys, "dim")], width)
+
+    def _body(self, width: int, rows: int) -> list[Line]:
+        name, model = _PAGES[self._page], self.model
+        if name in {"overview", "plots"}:
+            key = (name, width, rows, int(model.now_s / _PLOT_S), model.revision if name == "overview" else 0)
+            if self._drawn is None or self._drawn[0] != key:
+                made = views.overview(model, width, rows) if name == "overview" else views.plots(model, width, rows)
+                self._drawn = (key, made)
+            return self._drawn[1]
+        if name in {"events", "jobs"}:
+            found: Sequence[EventEntry | Job] = (self._events() if name == "events"
+                                                 else open_jobs(list(model.jobs.values())))
+            at = self._tops[name] = max(0, min(self._tops[name], len(found) - 1))
+            lines = [views.event_line(one, width) if isinstance(one, EventEntry) else views.job_line(model, one, width)
+                     for one in found]
+            head = views.jobs_rule(model, width) if name == "jobs" else None
+            text = f"{utc_text(found[at].obt_s)}  {found[at].text}" if found else ""
+            return [*([head] if head else []),
+                    *views.chosen(lines, at, text, width, rows - (head is not None))]
+        lines = {"values": views.values, "commands": views.commands, "passes": views.passes}[name](model, width)
+        top = self._tops[name] = max(0, min(self._tops[name], len(lines) - rows))
+        return lines[top : top + rows]
