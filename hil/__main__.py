@@ -19,10 +19,13 @@ from hil import channels, compare, governor_search, serial_bench
 from hil import run as flight
 from hil import scenario as scenarios
 from hil.benches import BENCHES
+from hil.verdict import EXIT_STATUS
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_EXIT_RUN_TEXT = ("Exit status: 0 PASS, 1 FAIL, 2 bad input or files, 3 INCONCLUSIVE (a check decided nothing, a fault "
+                  "did not begin, or the rig was late), 4 ERROR (the rig broke), 130 interrupted.")
 EXIT_OK, EXIT_DIFFERS, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 _EXIT_TEXT = "Exit status: 0 done, 1 the replay differs, 2 bad input or files, 130 interrupted."
 
@@ -58,7 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _add_run(commands: Commands) -> None:
     parser = commands.add_parser(
-        "run", help="fly a scenario in virtual time and write a report", epilog=_EXIT_TEXT,
+        "run", help="fly a scenario in virtual time, judge it and write a report", epilog=_EXIT_RUN_TEXT,
         description="Fly a scenario in virtual time and write report, metrics, recording and ground archive into a new "
         "folder. The flight software is in this process, or elsewhere and in lockstep with the truth: it decides the "
         "same on every bench.")
@@ -94,11 +97,11 @@ def _run(options: argparse.Namespace) -> int:
           f"{scenario.mission.name}, seed {scenario.seed}")
     with tqdm(total=int(scenario.duration_s), unit=" s", unit_scale=True, disable=None, leave=False,
               desc=scenario.id) as bar, BENCHES[options.bench](scenario, folder) as connect:
-        flown = flight.fly(scenario, folder, bar.update, connect)
+        flown = flight.fly(scenario, folder, bar.update, connect, options.bench)
     report.write(flown)
     flight.point_latest(folder)
     print(report.summary(flown))
-    return EXIT_OK
+    return EXIT_STATUS[flown.verdict]
 
 
 # --- check -------------------------------------------------------------------------------------------

@@ -243,6 +243,7 @@ class _Reader:
         (read,) = self._numbers(node, 1)
         number = _number_of(read, node)
         unit = "K" if read.unit == "degC" else read.unit
+        self.live = False
 
         def rate(record: Record) -> Column:
             return np.diff(number(record), prepend=np.nan)
@@ -255,6 +256,7 @@ class _Reader:
         read = self._read(node.args[0])
         number = _number_of(read, node)
         span_s = _literal_s(node.args[1])
+        self.live = False
         return _Node(read.unit, number=lambda record: compute(number(record), max(1, round(span_s))))
 
     def _valid(self, node: ast.Call) -> _Node:

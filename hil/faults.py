@@ -211,6 +211,9 @@ class FlightControl(Protocol):
     def start(self) -> None:
         """Start it from what it left; nothing where it runs."""
 
+    def boot(self) -> None:
+        """Start it with a guardian of its own, as after a power cut."""
+
     def freeze(self) -> None:
         """Stop it where it stands."""
 
@@ -405,7 +408,7 @@ def _power_cut(rig: Rig, _given: Given) -> Iterator[None]:
     rig.caps.powered = False
     rig.satellite.set_transmitter(False)
     with contextlib.ExitStack() as at_end:
-        at_end.callback(rig.flight.start)
+        at_end.callback(rig.flight.boot)
         at_end.callback(setattr, rig.caps, "powered", True)
         yield from _until_closed()
 

@@ -27,6 +27,7 @@ from matplotlib.ticker import MaxNLocator
 from flightsw.dictionary.events import Severity
 from flightsw.state import JobState
 from hil.run import Flight, JobHistory, refusals, stretches
+from hil.verdict import Finding, Verdict
 
 _POINTS = 1000
 _EVENTS_MAX = 60
@@ -65,6 +66,9 @@ def summary(flown: Flight) -> str:
     m, t = flown.metrics, flown.timing
     share = _share(m["value_finished"], m["value_offered"])
     lines = [
+        *(f"{each.verdict.value:<17} {each.name}: {each.detail}" + (f" (waived: {each.waived})" if each.waived else "")
+          for each in flown.findings if each.verdict is not Verdict.PASS),
+        f"verdict           {flown.verdict.value}: {_passed(flown.findings)}",
         f"limits crossed    {m['limits_crossed']}",
         f"promises          {m['promises_made']} made, {m['promises_broken']} broken",
         f"jobs              {m['jobs_offered']} offered, {m['jobs_finished']} finished, {m['jobs_refused']} refused, "
@@ -294,6 +298,13 @@ def _events(flown: Flight) -> str:
     table = _table(("time", "severity", "event"), rows, left=9) + more if rows else "<p>None above severity LOW.</p>"
     said = ", ".join(f"{escape(name)} {count}" for (name, _), count in sorted(counts.items()))
     return f"{table}<p class=soft>All {len(flown.events)} events: {said}.</p>"
+
+
+def _passed(findings: Sequence[Finding]) -> str:
+    """How many checks passed, and which came nearest to failing."""
+    passed = sum(each.verdict is Verdict.PASS for each in findings)
+    waived = sum(bool(each.waived) for each in findings)
+    return f"{passed} of {len(findings)} checks passed" + (f", {waived} waived" if waived else "")
 
 
 def _number(value: object) -> float:

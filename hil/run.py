@@ -12,7 +12,7 @@ import os
 import platform
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from time import perf_counter
@@ -36,17 +36,26 @@ from ground.archive import Archive, EventEntry
 from ground.station import CommandState, Station
 from hil import metering
 from hil.channel import LineEnd, VirtualLine
+from hil.checks import PythonCheck
+from hil.faults import FaultyJobs, ObeyedCaps
+from hil.inject import FaultSpan, Injector, Live, Operator, Probe, TestedFlight, sources
 from hil.jobs import FIRST_STREAM_ID, JobStream, StreamConfig, VirtualRunner
 from hil.plant.environment import TruthEnvironment, build_environment
 from hil.plant.propagator import start_from_tle
 from hil.plant.satellite import Caps, Load, Truth, TruthSatellite, disperse
 from hil.scenario import Edges, Scenario
+from hil.signals import Record, held
+from hil.verdict import Finding, Level, Verdict, overall
 
 TICK_S = 1.0
 RECORDING = "boot-0001.fswrec"
 
+LEVELS = {"sil": Level.SIL, "sil-framed": Level.SIL, "serial": Level.PIL, "emulated": Level.PIL, "board": Level.HIL}
+"""What a pass on each bench shows."""
+
 _COMMIT_S = 10.0  # the ground's archive writes in groups of this age: nobody watches a virtual pass
 _PROGRESS_TICKS = 256
+_PROBED = ("decision.", "flight.", "link.")  # kept by nothing else
 
 Column = npt.NDArray[np.float32]
 
@@ -221,6 +230,20 @@ class Flight:
     events: tuple[EventEntry, ...]
     lit_frac: npt.NDArray[np.float64]
     start_unix_s: float
+    findings: tuple[Finding, ...] = ()
+    spans: tuple[FaultSpan, ...] = ()
+    tick_ms: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    bench: str = "sil"
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the findings."""
+        return overall(self.findings)
+
+    @property
+    def level(self) -> Level:
+        """What requirements this run can close."""
+        return LEVELS[self.bench]
 
 
 # --- the run -----------------------------------------------------------------------------------------
@@ -262,29 +285,6 @@ def edges_of(scenario: Scenario, around: TruthEnvironment) -> Edges:
         "eclipse.entry": tuple(each.from_s for each in eclipses if each.from_s > 0.0),
         "eclipse.exit": tuple(each.to_s for each in eclipses if each.to_s < end_s),
     }
-
-
-class _Operator:
-    """The ground's end: follows the script and polls the station."""
-
-    def __init__(self, scenario: Scenario, station: Station, edges: Edges) -> None:
-        self._station = station
-        due = [(at_s, step) for step in scenario.ground
-               if step.at is not None and (at_s := step.at.resolve(edges)) is not None]
-        self._due = sorted(due, key=lambda entry: entry[0])
-        self.left_out = len(scenario.ground) - len(due)
-        self.requests: list[int] = []
-
-    def poll(self, now_s: float) -> None:
-        """Take what the line brought and send what is due."""
-        self._station.poll(now_s)
-        while self._due and self._due[0][0] <= now_s:
-            _, step = self._due.pop(0)
-            self.requests.append(self._station.send(step.verb, step.values, now_s).request_id)
-
-    def count(self, *states: CommandState) -> int:
-        """Commands that are in one of `states`."""
-        return sum(1 for request_id in self.requests if self._station.command(request_id).state in states)
 
 
 def draw_truth(scenario: Scenario) -> Truth:
@@ -338,128 +338,236 @@ class SupervisorHere:
         scenario = ends.scenario
         parts = compose.Parts(ends.satellite, ends.guardian, ends.runner, ends.inbox, ends.port,
                               always_transmit=scenario.link.contact == "always", duty_throttle=False)
-        self._supervisor = compose.build(scenario.mission, scenario.mission_toml, parts, ends.folder,
-                                         str(scenario.mission_path))
-        self.tick = self._supervisor.tick
-        self.close = self._supervisor.close
+        self.supervisor = compose.build(scenario.mission, scenario.mission_toml, parts, ends.folder,
+                                        str(scenario.mission_path))
+        self.tick = self.supervisor.tick
+        self.close = self.supervisor.close
 
     @property
     def failures(self) -> int:
         """See `FlightSoftware`."""
-        return self._supervisor.failures
+        return self.supervisor.failures
 
     @property
     def sheds(self) -> int:
         """See `FlightSoftware`."""
-        return self._supervisor.brain.tally.sheds
+        return self.supervisor.brain.tally.sheds
+
+
+class Run:
+    """One scenario on its way: truth, line, ground and flight software, tick by tick. Use it as a context manager.
+
+    `connect` brings up the flight software for the bench of that name. Raises ConfigError, StoreError, or BoardError
+    where the flight software is elsewhere and does not answer.
+    """
+
+    def __init__(self, scenario: Scenario, folder: Path, connect: Callable[[Ends], FlightSoftware] = SupervisorHere,
+                 bench: str = "sil") -> None:
+        mission, seed, link = scenario.mission, scenario.seed, scenario.link
+        self._began_s = perf_counter()
+        self.scenario = scenario
+        self.folder = folder
+        self.bench = bench
+        around = surroundings(scenario)
+        seen = in_contact(scenario, around)
+        self.contacts = stretches(seen)
+        self.now_s = 0.0
+        self.in_contact = False
+        self.decision: Decision | None = None
+        edges = edges_of(scenario, around)
+        truth = draw_truth(scenario)
+        nodes = truth.compute.nodes
+        stream_config = scenario.jobs or StreamConfig(overload=0.0)
+        self.stream = JobStream(stream_config, scenario.examples, scenario.duration_s, generator(seed, Draws.JOBS))
+        self.jobs = FaultyJobs(nodes, truth.compute.restore_s, stream_config, seed, scenario.examples)
+        guardian = InProcessGuardian(compose.guardian_config(mission))
+        caps = ObeyedCaps(guardian)
+        self.satellite = true_satellite(scenario, truth, around, edges, caps, self.jobs)
+        self.line = VirtualLine(link.baud, link.latency_s, link.bit_error_rate,
+                                int(generator(seed, Draws.LINE).integers(2**31)))
+        onboard = folder / "flight"
+        onboard.mkdir()
+        self.flight = TestedFlight(
+            connect, Ends(scenario, self.satellite, guardian, self.jobs, self.stream, self.line.a, onboard), caps,
+            steps_clock=any(step.kind == "board.clock_step" for step in scenario.faults))
+        self.book, self.trace = Logbook(nodes), Trace(nodes)
+        self.archive = Archive(folder / "ground.sqlite", commit_s=_COMMIT_S)
+        self.operator = Operator(scenario, lambda: Station(
+            self.line.b, self.archive, scid=mission.link.spacecraft_id, apid=mission.link.apid,
+            epoch_s=scenario.start_unix_s, stack=compose.stack_of(mission)), edges)
+        self.injector = Injector(scenario, bench, self.satellite, self.line, caps, self.jobs, self.flight,
+                                 self.operator, onboard, edges)
+        known = sources(self, self.injector.is_active)
+        self.live = self.injector.live = Live(known, self.operator)
+        wanted = {name for check in scenario.checks for name in check.signals}
+        if any(isinstance(check, PythonCheck) for check in scenario.checks):
+            wanted |= known.keys()  # what it asks for is not known beforehand
+        self._probe = Probe(sorted(name for name in wanted if name.startswith(_PROBED)), known)
+        self._seen: list[bool] = seen.tolist()
+        self._off = (NodeCommand(0, mission.compute.modes[0].cap_w, 0),) * mission.compute.nodes
+        self._budget_w = 0.0
+        self._watch = _Stopwatch()
+        self._flight_s = self._link_s = self._truth_s = 0.0
+        self._is_closed = False
+
+    @property
+    def ticks(self) -> int:
+        """Ticks of the whole run."""
+        return int(self.scenario.duration_s / TICK_S)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End flight software, faults and ground."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.flight.close()
+            self.injector.close()
+            self.archive.close()
+
+    def tick(self) -> Decision | None:
+        """One tick: faults, line, flight software, ground, truth. Reads the machine's clock for the stopwatch only."""
+        t0 = perf_counter()
+        now_s, line, satellite = self.now_s, self.line, self.satellite
+        self.injector.step(now_s)
+        self.in_contact = line.up = self._seen[satellite.tick]
+        line.advance(now_s)
+        t1 = perf_counter()
+        decision = self.decision = self.flight.tick(now_s)
+        t2 = perf_counter()
+        if decision is not None:
+            self.book.note(decision)
+            nodes, self._budget_w = decision.nodes, decision.plan.budget_at(decision.now_s)
+        else:
+            nodes = self._off
+        self.operator.poll(now_s)
+        if self.operator.is_waiting:
+            self.operator.look(self.live, now_s)
+        t3 = perf_counter()
+        self.trace.add(satellite, self._budget_w, nodes)
+        if self._probe.names:
+            self._probe.sample()
+        satellite.advance()
+        self.now_s = now_s + TICK_S
+        t4 = perf_counter()
+        self._watch.tick_ms.append((t2 - t1) * 1e3)
+        self._link_s += t1 - t0 + t3 - t2
+        self._flight_s += t2 - t1
+        self._truth_s += t4 - t3
+        return decision
+
+    def finish(self) -> Flight:
+        """End the run where it stands, judge it, and leave what was found in its folder."""
+        satellite, trace, book, line = self.satellite, self.trace, self.book, self.line
+        scenario = self.scenario = replace(self.scenario, duration_s=self.now_s)
+        operator, station = self.operator, self.operator.station
+        self.flight.close()
+        self.archive.flush()
+        elapsed_s = perf_counter() - self._began_s
+        events = tuple(self.archive.events())
+        gaps = self.archive.gaps()
+        self.injector.close()
+        trace.close()
+        book.close(scenario.duration_s)
+        crossings = judge_limits(scenario, trace)
+        metrics = _metrics(scenario, satellite, trace, book, self.stream, crossings)
+        drawn_j = metering.true_energy_j(book.bars, trace.group("node{}_w", satellite.truth.compute.nodes), TICK_S)
+        metrics |= metering.judge(events, drawn_j, trace["bus_w"], TICK_S, scenario.start_unix_s)
+        metrics |= {
+            "failed_ticks": self.flight.failures,
+            "sheds": self.flight.sheds,
+            "ground_passes": 0 if scenario.link.contact == "always" else len(self.contacts),
+            "telemetry_packets": station.packets,
+            "telemetry_frames_lost": station.lost_frames,
+            "telemetry_frames_bad": station.bad_frames,
+            "telemetry_gaps": len(gaps),
+            "telecommands_sent": len(operator.requests),
+            "telecommands_completed": operator.count(CommandState.COMPLETED),
+            "telecommands_refused": operator.count(CommandState.REJECTED, CommandState.FAILED),
+            "telecommands_unanswered": operator.count(CommandState.NO_ANSWER, CommandState.SENT,
+                                                      CommandState.ACCEPTED, CommandState.NOT_SENT),
+            "telecommands_left_out": operator.left_out,
+            "line_bits_flipped": line.a_to_b.flipped_bits + line.b_to_a.flipped_bits,
+            "line_octets_lost": line.a_to_b.lost_octets + line.b_to_a.lost_octets,
+            "line_octets_overrun": line.a_to_b.overrun_octets + line.b_to_a.overrun_octets,
+            "line_octets_down": line.a_to_b.delivered_octets,
+            "line_octets_up": line.b_to_a.delivered_octets,
+        }
+        self._watch.parts_s = {"flight": self._flight_s, "link_and_ground": self._link_s, "truth": self._truth_s}
+        timing = self._watch.summary(scenario.duration_s, elapsed_s)
+        findings = self._judge(Record(len(trace), self._columns(metrics), events, scenario.start_unix_s))
+        self.close()
+        write_json(self.folder / "run.json", metrics)
+        write_json(self.folder / "timing.json", timing)
+        write_json(self.folder / "verdict.json", {
+            "verdict": overall(findings).value, "bench": self.bench, "level": LEVELS[self.bench].name,
+            "findings": {each.name: {
+                "verdict": each.verdict.value, "detail": each.detail, "margin": each.margin, "unit": each.unit,
+                "worst_s": each.worst_s, "waived": each.waived, "statement": each.statement,
+                "verifies": list(each.verifies)} for each in findings}})
+        return Flight(scenario, self.folder, metrics, timing, trace, book, self.contacts, crossings, events,
+                      satellite.around.illumination_frac, scenario.start_unix_s, findings, tuple(self.injector.spans),
+                      np.frombuffer(self._watch.tick_ms), self.bench)
+
+    def _judge(self, record: Record) -> tuple[Finding, ...]:
+        """Hold every check against the run; what the scenario waives keeps its verdict and does not count."""
+        findings = [check.judge(record) for check in self.scenario.checks]
+        if (faults := self.injector.finding()) is not None:
+            findings.append(faults)
+        waivers, verifies = self.scenario.waivers, self.scenario.verifies
+        own = {check.name for check in self.scenario.own_checks}
+        return tuple(replace(each, waived=waivers.get(each.name, "") if each.verdict is not Verdict.PASS else "",
+                             verifies=(*each.verifies, *(verifies if each.name in own else ()))) for each in findings)
+
+    def _columns(self, metrics: dict[str, object]) -> Callable[[str], npt.ArrayLike]:
+        """Say where the column of each signal comes from once the run is over."""
+        probed, trace, scenario = self._probe.columns(), self.trace, self.scenario
+        ticks, nodes, around = len(trace), scenario.truth.compute.nodes, self.satellite.around
+        truth: dict[str, Callable[[], npt.ArrayLike]] = {
+            "die_max_c": lambda: trace.group("die{}_c", nodes).max(axis=1),
+            "payload_w": lambda: trace.group("node{}_w", nodes).sum(axis=1),
+            "in_eclipse": lambda: around.illumination_frac[:ticks] < 0.5,
+            "in_contact": lambda: self._seen[:ticks],
+        }
+
+        def column(name: str) -> npt.ArrayLike:
+            """One signal's column."""
+            group, _, rest = name.partition(".")
+            if name in probed:
+                return probed[name]
+            if group == "truth":
+                return truth[rest]() if rest in truth else trace[rest]
+            if group == "parameter":
+                return scenario.mission.parameters[rest]
+            if group == "metric":
+                return float(str(metrics[rest]))
+            if group == "fault":
+                at_s = np.arange(ticks)
+                spans = [(at_s >= span.from_s) & (at_s < span.to_s) for span in self.injector.spans if span.id == rest]
+                return np.asarray(np.logical_or.reduce([np.zeros(ticks, np.bool_), *spans]))
+            return held(self.archive.samples(name), scenario.start_unix_s, ticks)
+
+        return column
 
 
 def fly(scenario: Scenario, folder: Path, advanced: Callable[[int], object] = lambda _ticks: None,
-        connect: Callable[[Ends], FlightSoftware] = SupervisorHere) -> Flight:
+        connect: Callable[[Ends], FlightSoftware] = SupervisorHere, bench: str = "sil") -> Flight:
     """Fly `scenario` and leave everything but the report in `folder`, which must be empty.
 
-    `advanced` is called now and then with the ticks done since; `connect` brings up the flight software. Raises
-    ConfigError, StoreError, or BoardError where the flight software is elsewhere and does not answer.
+    `advanced` is called now and then with the ticks done since; for the rest see `Run`.
     """
-    mission, seed = scenario.mission, scenario.seed
-    began_s = perf_counter()
-    around = surroundings(scenario)
-    seen = in_contact(scenario, around)
-    contacts = stretches(seen)
-    edges = edges_of(scenario, around)
-    truth = draw_truth(scenario)
-    stream_config = scenario.jobs or StreamConfig(overload=0.0)
-    stream = JobStream(stream_config, scenario.examples, scenario.duration_s, generator(seed, Draws.JOBS))
-    runner = VirtualRunner(truth.compute.nodes, truth.compute.restore_s, stream_config, seed, scenario.examples)
-    guardian = InProcessGuardian(compose.guardian_config(mission))
-    satellite = true_satellite(scenario, truth, around, edges, guardian, runner)
-    link = scenario.link
-    line = VirtualLine(link.baud, link.latency_s, link.bit_error_rate, int(generator(seed, Draws.LINE).integers(2**31)))
-    onboard = folder / "flight"
-    onboard.mkdir()
-    software = connect(Ends(scenario, satellite, guardian, runner, stream, line.a, onboard))
-    book, trace = Logbook(truth.compute.nodes), Trace(truth.compute.nodes)
-    with Archive(folder / "ground.sqlite", commit_s=_COMMIT_S) as archive:
-        station = Station(line.b, archive, scid=mission.link.spacecraft_id, apid=mission.link.apid,
-                          epoch_s=scenario.start_unix_s, stack=compose.stack_of(mission))
-        operator = _Operator(scenario, station, edges)
-        stopwatch = _loop(scenario, software, satellite, line, operator, seen.tolist(), book, trace, advanced)
-        software.close()
-        archive.flush()
-        elapsed_s = perf_counter() - began_s
-        events = tuple(archive.events())
-        gaps = archive.gaps()
-    trace.close()
-    book.close(scenario.duration_s)
-    crossings = judge_limits(scenario, trace)
-    metrics = _metrics(scenario, satellite, trace, book, stream, crossings)
-    drawn_j = metering.true_energy_j(book.bars, trace.group("node{}_w", truth.compute.nodes), TICK_S)
-    metrics |= metering.judge(events, drawn_j, trace["bus_w"], TICK_S, scenario.start_unix_s)
-    metrics |= {
-        "failed_ticks": software.failures,
-        "sheds": software.sheds,
-        "ground_passes": 0 if link.contact == "always" else len(contacts),
-        "telemetry_packets": station.packets,
-        "telemetry_frames_lost": station.lost_frames,
-        "telemetry_frames_bad": station.bad_frames,
-        "telemetry_gaps": len(gaps),
-        "telecommands_sent": len(operator.requests),
-        "telecommands_completed": operator.count(CommandState.COMPLETED),
-        "telecommands_refused": operator.count(CommandState.REJECTED, CommandState.FAILED),
-        "telecommands_unanswered": operator.count(CommandState.NO_ANSWER, CommandState.SENT, CommandState.ACCEPTED,
-                                                  CommandState.NOT_SENT),
-        "telecommands_left_out": operator.left_out,
-        "line_bits_flipped": line.a_to_b.flipped_bits + line.b_to_a.flipped_bits,
-        "line_octets_lost": line.a_to_b.lost_octets + line.b_to_a.lost_octets,
-        "line_octets_overrun": line.a_to_b.overrun_octets + line.b_to_a.overrun_octets,
-        "line_octets_down": line.a_to_b.delivered_octets,
-        "line_octets_up": line.b_to_a.delivered_octets,
-    }
-    timing = stopwatch.summary(scenario.duration_s, elapsed_s)
-    write_json(folder / "run.json", metrics)
-    write_json(folder / "timing.json", timing)
-    return Flight(scenario, folder, metrics, timing, trace, book, contacts, crossings, events,
-                  around.illumination_frac, scenario.start_unix_s)
-
-
-def _loop(scenario: Scenario, software: FlightSoftware, satellite: TruthSatellite, line: VirtualLine,
-          operator: _Operator, seen: list[bool], book: Logbook, trace: Trace,
-          advanced: Callable[[int], object]) -> _Stopwatch:
-    """Tick by tick: line, flight software, ground, truth. Reads the machine's clock for the stopwatch only."""
-    watch = _Stopwatch()
-    ticks = int(scenario.duration_s / TICK_S)
-    off = NodeCommand(0, scenario.mission.compute.modes[0].cap_w, 0)
-    nodes: tuple[NodeCommand, ...] = (off,) * scenario.mission.compute.nodes
-    budget_w = 0.0
-    flight_s, link_s, truth_s, ticks_ms = 0.0, 0.0, 0.0, watch.tick_ms
-    begun = perf_counter()
-    for tick in range(ticks):
-        now_s = tick * TICK_S
-        line.up = seen[tick]
-        line.advance(now_s)
-        t1 = perf_counter()
-        decision = software.tick(now_s)
-        t2 = perf_counter()
-        if decision is not None:
-            book.note(decision)
-            nodes, budget_w = decision.nodes, decision.plan.budget_at(now_s)
-        else:
-            nodes = (off,) * len(nodes)
-        operator.poll(now_s)
-        t3 = perf_counter()
-        trace.add(satellite, budget_w, nodes)
-        satellite.advance()
-        t4 = perf_counter()
-        ticks_ms.append((t2 - t1) * 1e3)
-        link_s += t1 - begun + t3 - t2
-        flight_s += t2 - t1
-        truth_s += t4 - t3
-        begun = t4
-        if tick % _PROGRESS_TICKS == _PROGRESS_TICKS - 1:
-            advanced(_PROGRESS_TICKS)
-    advanced(ticks % _PROGRESS_TICKS)
-    watch.parts_s = {"flight": flight_s, "link_and_ground": link_s, "truth": truth_s}
-    return watch
+    with Run(scenario, folder, connect, bench) as run:
+        ticks = run.ticks
+        for done in range(1, ticks + 1):
+            run.tick()
+            if done % _PROGRESS_TICKS == 0:
+                advanced(_PROGRESS_TICKS)
+        advanced(ticks % _PROGRESS_TICKS)
+        return run.finish()
 
 
 class _Stopwatch:

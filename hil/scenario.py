@@ -299,6 +299,11 @@ class Scenario:
     requirements: Mapping[str, Requirement] = field(default_factory=dict)
     drawn: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def own_checks(self) -> tuple[Check | PythonCheck, ...]:
+        """The checks of the file itself; they come before those that every run is held against."""
+        return self.checks[:len(self.checks) - len(_standard())]
+
 
 def find(name: str) -> Path:
     """Path of a scenario: a file, or the name of one of the rig's own."""
@@ -441,7 +446,8 @@ class _Context(NamedTuple):
             self.problems.append(f"{where} = {error}")
             return None
         if live and not expression.live:
-            self.problems.append(f"{where} = {words!r}: metrics and events are known after the run only")
+            self.problems.append(f"{where} = {words!r}: metrics, events and what looks back in time are "
+                                 "known after the run only")
         return expression
 
     def hook(self, name: str, where: str) -> Callable[..., Any] | None:  # Any: what the author's function returns

@@ -1,5 +1,6 @@
 """Scenario files: the shipped ones load, wrong ones are refused with every problem named."""
 
+import json
 import math
 from pathlib import Path
 
@@ -257,3 +258,25 @@ def test_a_file_wins_over_a_name(tmp_path, monkeypatch):
     assert find("day_iss") == scenario.SCENARIOS / "day_iss.toml"
     Path("day_iss").write_text("x")
     assert find("day_iss") == Path("day_iss")
+
+
+# --- a run and its verdict ----------------------------------------------------------------------------
+
+
+def test_the_exit_status_follows_the_verdict(tmp_path, capsys):
+    flights = {"PASS": ("never", "truth.plate_c > 90 degC", 0), "FAIL": ("always", "truth.plate_c > 90 degC", 1),
+               "INCONCLUSIVE": ("expect", 't_s > 1", after = "truth.plate_c > 90 degC', 3)}
+    for name, (kind, words, status) in flights.items():
+        check = words.replace('", after', '"\nafter')
+        path = write(tmp_path, GOOD.replace('"10 min"', '"60 s"') + f'[[check]]\nid = "own"\n{kind} = "{check}"\n')
+        assert main(["run", str(path), "--out", str(tmp_path)]) == status
+        assert f"verdict           {name}:" in capsys.readouterr().out
+        kept = json.loads((tmp_path / "latest" / "verdict.json").read_text())
+        assert (kept["verdict"], kept["level"], kept["findings"]["own"]["verdict"]) == (name, "SIL", name)
+
+
+def test_a_waived_failure_does_not_count_and_is_told(tmp_path, capsys):
+    path = write(tmp_path, GOOD.replace('"10 min"', '"60 s"') + '[[check]]\nid = "own"\nfinal = "truth.plate_c > 90"\n'
+                 '[[waive]]\ncheck = "own"\nreason = "the plate is cold here"\n')
+    assert main(["run", str(path), "--out", str(tmp_path)]) == 0
+    assert "FAIL              own: does not hold at the end (waived: the plate is cold here)" in capsys.readouterr().out
