@@ -566,7 +566,8 @@ class Brain:
         for i, job in enumerate(placed):
             self._activity[i] = self._open[job.spec.job_id].spec.activity_frac if job is not None else 1.0
         return dispatch.set_modes(placed, before, modes, self._steps, budget_w + self._credit_j / _ACCOUNT_S,
-                                  governor.payload_w(self.parameters, self._mission), now_s)
+                                  governor.payload_w(self.parameters, self._mission), now_s,
+                                  self._mission.compute.restore_s)
 
     def _note_starts(self, turn: _Turn) -> None:
         """Record the first time a promised job is on a working node, and its return from a ban."""

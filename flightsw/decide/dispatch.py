@@ -63,10 +63,11 @@ def rung_of(power_mode: int, steps: Sequence[Step]) -> int:
 
 
 def set_modes(placed: Sequence[JobView | None], before: Sequence[int], modes: Sequence[PowerMode],
-              steps: Sequence[Step], target_w: float, rail_w: float, now_s: float) -> tuple[NodeCommand, ...]:
+              steps: Sequence[Step], target_w: float, rail_w: float, now_s: float,
+              restore_s: float) -> tuple[NodeCommand, ...]:
     """Give each node with a job a power mode so that all draw about `target_w`; empty nodes are off.
 
-    `before[i]` is the rung that node i stands on. Power is in steps and a start costs a restore, so a node climbs
+    `before[i]` is the rung that node i stands on. Power is in steps and a start costs `restore_s`, so a node climbs
     when half a step is to spare and comes down when more than half a step is overdrawn; the caller keeps the
     account over time. A job that would be late otherwise is given what it needs, within `rail_w`.
     """
@@ -78,7 +79,8 @@ def set_modes(placed: Sequence[JobView | None], before: Sequence[int], modes: Se
             return off_w
         return modes[steps[rung].power_mode].draw_w * job.spec.activity_frac
 
-    tightness = [_tightness(job, now_s) for job in placed]
+    tightness = [_tightness(job, now_s + (restore_s if rung < 0 else 0.0))
+                 for job, rung in zip(placed, before, strict=True)]
     held = [i for i, job in enumerate(placed) if job is not None]
     needed = [-1] * len(placed)
     rungs = [-1] * len(placed)
@@ -87,6 +89,7 @@ def set_modes(placed: Sequence[JobView | None], before: Sequence[int], modes: Se
         needed[i] = next((r for r, rate in enumerate(rates) if rate >= _HASTE * tightness[i]), len(steps) - 1)
         needed[i] = needed[i] if tightness[i] > _RELAXED * rates[0] else -1
         rungs[i] = max(before[i], needed[i])
+    _level(rungs, needed, tightness, held)
     total_w = sum(draw_w(i, rung) for i, rung in enumerate(rungs))
 
     while total_w > target_w or total_w > rail_w:
@@ -107,6 +110,8 @@ def set_modes(placed: Sequence[JobView | None], before: Sequence[int], modes: Se
             if rungs[i] == rung - 1 and target_w - total_w >= _HALF * cost_w and total_w + cost_w <= rail_w:
                 rungs[i] = rung
                 total_w += cost_w
+        if any(rungs[i] < rung for i in held):
+            break  # power for a whole rung comes with time; a higher rung would do less with it
     commands = []
     for job, rung in zip(placed, rungs, strict=True):
         mode = 0 if rung < 0 else steps[rung].power_mode
@@ -119,9 +124,26 @@ _HASTE = 1.05  # of the rate that just meets the deadline
 _RELAXED = 0.6  # of the lowest working rate: a job with more time than this waits for power to spare
 
 
-def _tightness(job: JobView | None, now_s: float) -> float:
-    """Rate that the job needs from now on to end in time; larger is more urgent."""
+def _level(rungs: list[int], needed: Sequence[int], tightness: Sequence[float], held: Sequence[int]) -> None:
+    """Bring nodes two or more rungs apart nearer each other: the hull bends down, so a watt does more work there.
+
+    No node goes below what its job needs.
+    """
+    while True:
+        above = [i for i in held if rungs[i] > needed[i]]
+        if not above:
+            return
+        high = max(above, key=lambda i: (rungs[i], -tightness[i], -i))
+        low = min(held, key=lambda i: (rungs[i], -tightness[i], i))
+        if rungs[high] - rungs[low] < 2:
+            return
+        rungs[high] -= 1
+        rungs[low] += 1
+
+
+def _tightness(job: JobView | None, from_s: float) -> float:
+    """Rate that the job needs from `from_s` on to end in time; larger is more urgent."""
     if job is None:
         return 0.0
-    left_s = max(1.0, job.spec.deadline_s - now_s)
+    left_s = max(1.0, job.spec.deadline_s - from_s)
     return (job.spec.work_units - job.done_units) / left_s

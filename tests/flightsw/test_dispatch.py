@@ -113,9 +113,9 @@ def total_of(placed: Sequence[JobView | None], rungs: Sequence[int]) -> float:
 
 
 def rungs_of(placed: Sequence[JobView | None], before: Sequence[int], target_w: float, rail_w: float = RAIL_W,
-             now_s: float = 0.0) -> list[int]:  # fmt: skip
+             now_s: float = 0.0, restore_s: float = 0.0) -> list[int]:  # fmt: skip
     """Rungs that `set_modes` chooses, its commands held to what is always true of them."""
-    commands = set_modes(placed, before, MODES, STEPS, target_w, rail_w, now_s)
+    commands = set_modes(placed, before, MODES, STEPS, target_w, rail_w, now_s, restore_s)
     for command, here in zip(commands, placed, strict=True):
         assert command.power_mode in RUNG
         assert command.cap_w == MODES[command.power_mode].cap_w
@@ -177,9 +177,10 @@ def test_within_half_a_step_of_the_target_unless_jobs_are_tight_or_nothing_is_le
                if rung > needed_rung(here, now_s)]  # fmt: skip
     if steps_w:
         assert total_w - target_w <= 0.5 * max(steps_w) + 1e-9
-    # Below: no job could go up a step that is half paid for and that the rail carries.
+    # Below: none of the lowest could go up a step that is half paid for and that the rail carries.
+    lowest = min((rung for here, rung in zip(placed, rungs, strict=True) if here), default=TOP)
     for here, rung in zip(placed, rungs, strict=True):
-        if here is not None and rung < TOP:
+        if here is not None and rung == lowest < TOP:
             cost_w = draw_w(here, rung + 1) - draw_w(here, rung)
             assert target_w - total_w < 0.5 * cost_w + 1e-9 or total_w + cost_w > rail_w - 1e-9
 
@@ -189,7 +190,10 @@ def test_within_half_a_step_of_the_target_unless_jobs_are_tight_or_nothing_is_le
 def test_a_target_moved_by_less_than_half_a_step_changes_nothing(
     placed: list[JobView | None], before: list[int], share: float, now_s: float
 ) -> None:
-    before = [max(rung, needed_rung(here, now_s)) if here else -1 for rung, here in zip(before, placed, strict=True)]
+    lowest = min((max(rung, needed_rung(here, now_s)) for rung, here in zip(before, placed, strict=True) if here),
+                 default=-1)  # fmt: skip
+    before = [max(min(rung, lowest + 1), needed_rung(here, now_s)) if here else -1
+              for rung, here in zip(before, placed, strict=True)]  # fmt: skip
     steps_w = [draw_w(here, rung) - draw_w(here, rung - 1) for here, at in zip(placed, before, strict=True) if here
                for rung in (at, at + 1) if 0 <= rung <= TOP]  # fmt: skip
     target_w = total_of(placed, before) + share * 0.5 * min(steps_w, default=0.0)
@@ -225,8 +229,9 @@ def test_a_job_that_would_be_late_gets_what_it_needs_where_the_rail_carries_it(
 @given(on_four(relaxed_jobs), targets)
 def test_all_climb_one_rung_before_any_climbs_the_next(placed: list[JobView | None], target_w: float) -> None:
     rungs = rungs_of(placed, NOWHERE, target_w)
+    lowest = min((rung for here, rung in zip(placed, rungs, strict=True) if here), default=TOP)
     for here, rung in zip(placed, rungs, strict=True):
-        if here is None or rung == TOP:
+        if here is None or rung == TOP or rung > lowest:
             continue
         # Were none above the rung that this one lacks, it could still not be paid.
         level_w = total_of(placed, [min(other, rung + 1) for other in rungs])
@@ -242,6 +247,27 @@ def test_more_budget_never_does_less(
     poor, rich = (sum(RATES[rung] for rung in rungs_of(placed, before, w) if rung >= 0)
                   for w in (target_w, target_w + more_w))  # fmt: skip
     assert poor <= rich + 1e-9
+
+
+@settings(max_examples=300, deadline=None)
+@given(on_four(any_jobs), rungs_before, targets)
+def test_no_node_stands_two_rungs_above_another_but_for_need(
+    placed: list[JobView | None], before: list[int], target_w: float
+) -> None:
+    rungs = rungs_of(placed, held_at(placed, before), target_w)
+    lowest = min((rung for here, rung in zip(placed, rungs, strict=True) if here), default=TOP)
+    for here, rung in zip(placed, rungs, strict=True):
+        assert here is None or rung <= max(lowest + 1, needed_rung(here))
+
+
+def test_unlevel_nodes_are_levelled_at_the_same_power() -> None:
+    placed = [job(1, 1000.0, 300.0), job(2, 1000.0, 200.0), job(3, 1000.0, 100.0), None]
+    assert rungs_of(placed, [1, 1, -1, -1], ALL_OFF_W + 3 * 13.6 + 8.0) == [1, 0, 0, -1]
+
+
+def test_a_stopped_job_is_tighter_by_its_restore() -> None:
+    placed = [job(1, 1000.0, 663.0), None, None, None]
+    assert [rungs_of(placed, [before, -1, -1, -1], 0.0, restore_s=10.0)[0] for before in (-1, 0)] == [1, 0]
 
 
 @pytest.mark.parametrize(
