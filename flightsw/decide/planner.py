@@ -1,9 +1,9 @@
 """How much compute power each slot of the next orbits affords. Pure; called once a minute.
 
-First planner: a search over two power levels, one for sunlight and one for eclipse. Every candidate is
-rolled out on the nonlinear flight model at its pessimistic corner, all in one batch; the most work that
-crosses no limit and does not live off the battery wins. When none qualifies the plan is the least load,
-and says so.
+A search over two power levels, one for sunlight and one for eclipse, first over all of the range and then
+finer around the best. The candidates of a round are rolled out on the nonlinear flight model in one batch, leaning
+to its pessimistic corner; the most work that crosses no limit and does not live off the battery wins. When none
+qualifies the plan is the least load, and says so.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from flightsw.physics.forecast import SLOT_S, Forecaster, LevelOutcome
 from flightsw.state import Estimate, Plan
 
 _LEVELS = 12
+_FINER = 6.0
+_ROUNDS = 2  # of a search six times finer around the best: a third of a watt in the end
 
 Watts = npt.NDArray[np.float64]
 
@@ -69,10 +71,12 @@ def plan(forecaster: Forecaster, estimate: Estimate, curve: RateCurve, parameter
     coarse = _best(forecaster, estimate, curve, parameters, levels, levels)
     if coarse is None:
         return _fallback(forecaster, estimate, curve, parameters)
-    step_w = levels[1] - levels[0]
-    fine = _best(forecaster, estimate, curve, parameters,
-                 _around(coarse[0], step_w, curve.least_w, top_w), _around(coarse[1], step_w, curve.least_w, top_w))
-    sun_w, eclipse_w, outcome, lane = fine if fine is not None else coarse
+    best, step_w = coarse, float(levels[1] - levels[0])
+    for _ in range(_ROUNDS):
+        finer = _best(forecaster, estimate, curve, parameters, _around(best[0], step_w, curve.least_w, top_w),
+                      _around(best[1], step_w, curve.least_w, top_w))
+        best, step_w = finer or best, step_w / _FINER
+    sun_w, eclipse_w, outcome, lane = best
     return _to_plan(forecaster, estimate, curve, sun_w, eclipse_w, outcome, lane, fallback=False)
 
 
@@ -90,7 +94,7 @@ def _best(forecaster: Forecaster, estimate: Estimate, curve: RateCurve, paramete
 
 def _around(level_w: float, step_w: float, least_w: float, most_w: float) -> Watts:
     """Twelve levels around a coarse one, the coarse one among them."""
-    offsets = np.arange(-5, 7) / 6.0 * step_w
+    offsets = np.arange(-5, 7) / _FINER * step_w
     return np.clip(level_w + offsets, least_w, most_w)
 
 

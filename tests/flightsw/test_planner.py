@@ -91,7 +91,7 @@ def works_with(now_s: float, charge: float, **thermal: float) -> float:
 
 @pytest.mark.parametrize(
     ("parameter", "less", "more"),
-    [("battery_floor_frac", 0.85, 0.6), ("plate_max_c", 32.0, 55.0), ("radiator_max_c", 14.0, 50.0),
+    [("battery_floor_frac", 0.85, 0.6), ("plate_max_c", 30.0, 55.0), ("radiator_max_c", 14.0, 50.0),
      ("die_max_c", 38.0, 80.0), ("payload_max_w", 20.0, 100.0)],
 )  # fmt: skip
 def test_each_limit_binds(parameter: str, less: float, more: float) -> None:
