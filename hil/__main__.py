@@ -1,4 +1,4 @@
-"""The rig's command line: `hil run`, `hil serial`, `hil check`, `hil replay`, `hil compare`, `hil channels`,
+"""The rig's command line: `hil run`, `hil serial`, `hil check`, `hil faults`, `hil replay`, `hil compare`, `hil channels`,
 `hil governor-search`.
 
 A sub-command is a function that adds its parser and sets `run` to what it does; it stands in `_COMMANDS`. One
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from flightsw.errors import FlightError
-from hil import channels, compare, governor_search, serial_bench
+from flightsw.state import NODE_COUNT_MAX
+from hil import channels, compare, faults, governor_search, serial_bench
 from hil import run as flight
 from hil import scenario as scenarios
 from hil.benches import BENCHES
@@ -147,6 +148,24 @@ def _check(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+# --- faults ------------------------------------------------------------------------------------------
+
+
+def _add_faults(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "faults", help="list the fault library: kinds, targets, parameters", epilog="Exit status: 0 done.",
+        description="List every fault that a scenario may name, what it needs of a bench, what it can be aimed at, "
+        "and its parameters with range and unit.")
+    parser.add_argument("--nodes", type=int, default=4, metavar="N", choices=range(1, NODE_COUNT_MAX + 1),
+                        help="compute nodes of the satellite (4)")
+    parser.set_defaults(run=_faults)
+
+
+def _faults(options: argparse.Namespace) -> int:
+    print(faults.table(options.nodes))
+    return EXIT_OK
+
+
 # --- replay ------------------------------------------------------------------------------------------
 
 
@@ -171,7 +190,7 @@ def _replay(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-_COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_replay,
+_COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_faults, _add_replay,
                                                    compare.add_command, channels.add_command,
                                                    governor_search.add_command)
 

@@ -26,11 +26,12 @@ from typing import Final
 from flightsw import compose
 from flightsw.errors import BoardError
 from flightsw.guardian import InProcessGuardian
+from flightsw.link.keys import KeyRing
 from flightsw.link.serial_port import SerialPort
 from flightsw.lockstep import FRAME_OCTETS_MAX, LockstepBoard
 from flightsw.state import Decision
 from flightsw.supervisor import Supervisor
-from hil import run
+from hil import link_keys, run
 from hil.lockstep import LockstepLink, Loop, RemoteFlight, Wire
 from hil.run import Ends, FlightSoftware, SupervisorHere
 from hil.scenario import Scenario
@@ -77,7 +78,7 @@ def sil(_scenario: Scenario, _folder: Path) -> Iterator[Connect]:
 class _Beside:
     """A wire to a board in this process: waiting for its answer is letting it run."""
 
-    def __init__(self, ends: Ends) -> None:
+    def __init__(self, ends: Ends, ring: KeyRing | None) -> None:
         up, down = bytearray(), bytearray()
         mission, scenario = ends.scenario.mission, ends.scenario
         self._down = Loop(down, up)
@@ -85,7 +86,7 @@ class _Beside:
                                     mission.compute.nodes)
         board = self._board
         parts = compose.Parts(board, board, board, board, board,
-                              always_transmit=scenario.link.contact == "always", duty_throttle=False)
+                              always_transmit=scenario.link.contact == "always", duty_throttle=False, ring=ring)
         self.supervisor: Supervisor = compose.build(mission, scenario.mission_toml, parts, ends.folder,
                                                     str(scenario.mission_path))
         self.read = self._down.read
@@ -105,15 +106,17 @@ class _Beside:
 def sil_framed(_scenario: Scenario, folder: Path) -> Iterator[Connect]:
     """Every octet of the sensor link encoded and decoded."""
     flights: list[tuple[RemoteFlight, _Beside]] = []
+    keys = contextlib.ExitStack()
 
     def connect(ends: Ends) -> RemoteFlight:
-        wire = _Beside(ends)
+        wire = _Beside(ends, keys.enter_context(link_keys.board_ring(ends.scenario, ends.folder)))
         link = LockstepLink(wire)
         link.greet(1.0)
         flights.append((remote(ends, link), wire))
         return flights[-1][0]
 
-    yield connect
+    with keys:
+        yield connect
     for flight, wire in flights:
         wire.supervisor.close()
         keep_commands(flight, folder)
@@ -184,7 +187,8 @@ class PtyWire:
 def flight_command(scenario: Scenario, folder: Path, rig_port: str) -> list[str]:
     """Return the command that starts the flight program in lockstep behind `rig_port`, with its state in `folder`."""
     words = [sys.executable, "-m", "flightsw", "run", "--mission", str(mission_file(scenario, folder)),
-             "--rig-port", rig_port, "--lockstep", "--state", str(folder / "flight")]
+             "--rig-port", rig_port, "--lockstep", "--state", str(folder / "flight"),
+             "--keys", str(link_keys.hand_out(scenario, folder))]
     return words + ["--always-transmit"] * (scenario.link.contact == "always")
 
 
@@ -222,7 +226,8 @@ def _program(scenario: Scenario, folder: Path, rig_port: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def behind(wire: Wire, folder: Path, last_words: Callable[[], str], deadline_s: float = 10.0) -> Iterator[Connect]:
+def behind(wire: Wire, folder: Path, last_words: Callable[[], str], deadline_s: float = 10.0,
+           start_within_s: float | None = None) -> Iterator[Connect]:
     """Connect to a flight program that is starting at the other end of `wire`.
 
     `last_words` says what became of it where it does not answer.
@@ -231,7 +236,7 @@ def behind(wire: Wire, folder: Path, last_words: Callable[[], str], deadline_s: 
     link = LockstepLink(wire, deadline_s=deadline_s)
 
     def connect(ends: Ends) -> RemoteFlight:
-        link.greet(START_WITHIN_S)
+        link.greet(START_WITHIN_S if start_within_s is None else start_within_s)
         flights.append(remote(ends, link))
         return flights[-1]
 

@@ -5,9 +5,10 @@ surroundings and the jobs of that very run, all arrivals known and jobs divisibl
 `hil.compare`; nothing that flies imports it. Where truth is not linear, the side is taken that allows more:
 
 - *Radiation.* A hot limit is relaxed by losing more heat: T^4 is replaced by its chord over a band, which lies
-  above it inside the band. `Relaxation.covers` tells whether a run stayed within; compare refuses to judge one
-  that did not. The linear network is then stepped exactly (matrix exponential), as an inequality: its matrices
-  have no negative entry, so every true trajectory satisfies it.
+  above it inside the band. The band of each surface in each slot reaches from where it is on a satellite that never
+  computes to where it is on one that runs flat out, or to its limit: couplings push temperatures together, so every
+  schedule lies between. The linear network is then stepped exactly (matrix exponential), as an inequality: its
+  matrices have no negative entry, so every true trajectory satisfies it.
 - *Leakage.* A node draws c (1 + k (T - ref)) under command c. Written as its tangent plane at a reference flight
   (c0, T0), the error is k (c - c0) (T - T0). Summed from the start of the run to any moment it is not negative but
   for the heat stored in the difference: the network passes heat to the cold and radiates more when it is
@@ -38,7 +39,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,10 +61,6 @@ Terms = Sequence[tuple[Columns, Array | float]]
 
 SLOT_S = 180.0
 GROUP_SLOTS = 5
-BAND_C = (-25.0, 50.0)
-"""Band of the radiating nodes' temperatures over which the chord holds: from an idle satellite, whose plate heater
-comes on at -20 degC, to the radiator's limit."""
-
 _SIM_STEP_S = 10
 _LIMIT_SLACK_K = 0.3
 _BATTERY_SLACK_WH = 0.1
@@ -114,6 +111,18 @@ class _Reference(NamedTuple):
     die_k: Array
 
 
+class _Flown(NamedTuple):
+    """The truth plant under given commands, at the ends of the simulation's steps.
+
+    Dies (steps, nodes), the array, the colder end of each step (steps), and the surfaces that radiate, from the
+    start on (steps + 1, 3): root, tip, bus. K.
+    """
+
+    die_k: Array
+    array_k: Array
+    surface_k: Array
+
+
 def works_of(jobs: Sequence[JobSpec], config: StreamConfig, seed: int, truth: Truth, duration_s: float, *,
              closed_only: bool) -> tuple[Work, ...]:
     """True jobs of a run; `closed_only` leaves out those whose deadline lies beyond its end."""
@@ -135,9 +144,9 @@ class Relaxation:
     """
 
     def __init__(self, truth: Truth, around: TruthEnvironment, start: StartState, limits: dict[str, float],
-                 transmitting: npt.NDArray[np.bool_], *, slot_s: float = SLOT_S, band_c: tuple[float, float] = BAND_C,
+                 transmitting: npt.NDArray[np.bool_], *, slot_s: float = SLOT_S,
                  node_lost_s: Sequence[float] = ()) -> None:
-        self.truth, self.limits, self.slot_s, self.band_c = truth, limits, slot_s, band_c
+        self.truth, self.limits, self.slot_s = truth, limits, slot_s
         self.nodes = truth.compute.nodes
         self._start = start
         width = int(slot_s)
@@ -157,7 +166,9 @@ class Relaxation:
         self._env_w = heat.reshape(self.slots, width, -1).mean(axis=1)[
             :, [at.plate, at.root, at.tip, at.bus, at.battery]]
         off = truth.compute.modes[0].draw_w
-        cold_array_k = self._fly(np.full((self.slots, self.nodes), off))[1]
+        idle = self._fly(np.full((self.slots, self.nodes), off))
+        cold_array_k = idle.array_k
+        self.band_k = self._bands(idle)
         array = truth.array
         derate = 1.0 + array.temp_coeff_per_k * (cold_array_k - array.reference_c - KELVIN)
         scale = array.area_m2 * array.efficiency_frac * array.health_frac * array.mppt_frac
@@ -174,8 +185,8 @@ class Relaxation:
 
     # --- the truth plant, flown under given commands ---------------------------------------------
 
-    def _fly(self, command_w: Array) -> tuple[Array, Array]:
-        """Fly the plant with an endless pack; return die temperatures (slots, nodes) and the array's (10 s steps)."""
+    def _fly(self, command_w: Array) -> _Flown:
+        """Fly the plant with an endless pack and without survival heaters."""
         plant, truth = Plant(), self.truth
         fill_model(plant, truth)
         model, state, at = plant.model, plant.state, thermal_nodes(self.nodes)
@@ -191,41 +202,55 @@ class Relaxation:
         commands = command_w.tolist()
         die_k = np.zeros((len(self._flux10), self.nodes))
         array_k = np.zeros(len(self._flux10))
+        surfaces = (at.root, at.tip, at.bus)
+        surface_k = np.full((len(self._flux10) + 1, len(surfaces)), self._start.body_c + KELVIN)
         flux, heat, transmit = self._flux10.tolist(), self._heat10.tolist(), self._transmit10.tolist()
         for step in range(len(flux)):
             before_k = state.temperature_k[at.array]
             plant.advance(flux[step], heat[step], commands[step // per_slot], transmit[step], 1.0, _SIM_STEP_S)
             die_k[step] = [state.temperature_k[i] for i in range(self.nodes)]
             array_k[step] = min(before_k, state.temperature_k[at.array])
-        return _means(die_k, per_slot), array_k
+            surface_k[step + 1] = [state.temperature_k[i] for i in surfaces]
+        return _Flown(die_k, array_k, surface_k)
+
+    def _bands(self, idle: _Flown) -> Array:
+        """Lowest and highest temperature that any schedule can have in each slot, K (2, slots, 3 surfaces)."""
+        compute = self.truth.compute
+        most_w = max(mode.draw_w for mode in compute.modes) * _ACTIVITY_MAX
+        hot = self._fly(np.full((self.slots, self.nodes), most_w) * np.array(compute.draw_scale))
+        low_k, high_k = (_within(flown.surface_k, int(self.slot_s) // _SIM_STEP_S, pick)
+                         for flown, pick in ((idle, np.min), (hot, np.max)))
+        limit_k = self.limits["radiator_max_c"] + KELVIN + _LIMIT_SLACK_K
+        high_k[:, :2] = np.minimum(high_k[:, :2], limit_k)
+        return np.stack((low_k, np.maximum(high_k, low_k + _BAND_LEAST_K)))
+
+    def _fly_means(self, command_w: Array) -> _Reference:
+        """Fly commands and note the dies' means of each slot."""
+        return _Reference(command_w, _means(self._fly(command_w).die_k, int(self.slot_s) // _SIM_STEP_S))
 
     def _first_reference(self) -> _Reference:
         """All nodes in the most efficient mode without end."""
         compute = self.truth.compute
         best = max(compute.modes, key=lambda mode: mode.rate / mode.draw_w)
         command = np.full((self.slots, self.nodes), best.draw_w) * np.array(compute.draw_scale) * self._alive
-        return _Reference(command, self._fly(command)[0])
+        return self._fly_means(command)
 
-    def settle(self, works: Sequence[Work] = (), rounds: int = 1) -> None:
-        """Move the reference to where the programme itself would fly: solve without jobs, fly it, `rounds` times."""
+    def settle(self, works: Sequence[Work] = (), rounds: int = 2) -> None:
+        """Move the reference half the way to where the programme itself would fly, `rounds` times: solve, fly it."""
         activity = float(np.mean([work.activity_frac for work in works])) if works else 1.0
         for _ in range(rounds):
-            command = self._solve((), activity).command_w
-            self._reference = _Reference(command, self._fly(command)[0])
+            command = 0.5 * (self._reference.command_w + self._solve((), activity).command_w)
+            self._reference = self._fly_means(command)
 
     # --- what it answers -------------------------------------------------------------------------
 
-    def divisible(self) -> Solution:
-        """Most work units without jobs: endless work of activity 1 for every node."""
-        return self._solve((), 1.0)
+    def divisible(self, end_charge_frac: float = 0.0) -> Solution:
+        """Most work units without jobs: endless work of activity 1, the charge ending no lower than given."""
+        return self._solve((), 1.0, end_charge_frac=end_charge_frac)
 
     def value(self, works: Sequence[Work], end_charge_frac: float = 0.0) -> Solution:
         """Most value of these jobs, when the charge ends no lower than given."""
         return self._solve(works, 1.0, end_charge_frac=end_charge_frac)
-
-    def covers(self, coldest_radiator_c: float, hottest_radiator_c: float) -> bool:
-        """Tell whether the chord held for a run with these extremes of the radiator's and the body's temperatures."""
-        return self.band_c[0] <= coldest_radiator_c and hottest_radiator_c <= self.band_c[1] + _LIMIT_SLACK_K
 
     def admits(self, share: Array, activity_frac: float) -> bool:
         """Tell whether a schedule that was flown is one of the programme's: a check of the relaxation itself.
@@ -251,31 +276,36 @@ class Relaxation:
                 -(leak * command0 * (die0_k - KELVIN) / own).sum(axis=1))
 
     def _network(self) -> tuple[Array, Array, Array]:
-        """Step matrices of the linear network and the constant heat (W) of its chords, states in degC."""
+        """Step matrices of the linear network and the constant heat (W) of its chords in each slot, states in degC."""
         truth = self.truth
         structure, battery, compute = truth.structure, truth.battery, truth.compute
         modules = self.nodes * (compute.die_heat_capacity_j_k + compute.module_heat_capacity_j_k)
         capacity = np.array([structure.plate_heat_capacity_j_k + modules, structure.root_heat_capacity_j_k,
                              structure.tip_heat_capacity_j_k, structure.bus_heat_capacity_j_k,
                              battery.heat_capacity_j_k])
-        stiffness, constant_w = np.zeros((5, 5)), np.zeros(5)
+        stiffness = np.zeros((5, 5))
         for a, b, w_k in ((_PLATE, _ROOT, structure.plate_to_radiator_w_k), (_ROOT, _TIP, structure.root_to_tip_w_k),
                           (_PLATE, _BUS, structure.plate_to_bus_w_k), (_BUS, _PACK, battery.to_bus_w_k)):
             stiffness[[a, b], [a, b]] += w_k
             stiffness[[a, b], [b, a]] -= w_k
         stiffness[_BUS, _BUS] += truth.array.to_bus_w_k  # the array is a boundary
-        low_k, high_k = self.band_c[0] + KELVIN, self.band_c[1] + KELVIN + _LIMIT_SLACK_K
-        for node, m2 in ((_ROOT, structure.root_area_m2 * structure.radiator_emissivity),
-                         (_TIP, structure.tip_area_m2 * structure.radiator_emissivity),
-                         (_BUS, sum(structure.face_area_m2) * structure.bus_emissivity)):
-            slope = (high_k**4 - low_k**4) / (high_k - low_k)
-            stiffness[node, node] += STEFAN_BOLTZMANN_W_M2_K4 * m2 * slope
-            constant_w[node] = -STEFAN_BOLTZMANN_W_M2_K4 * m2 * (low_k**4 + slope * (KELVIN - low_k))
+        low_k, high_k = self.band_k
+        slope = (high_k**4 - low_k**4) / (high_k - low_k)
+        stiffness = np.repeat(stiffness[None], self.slots, axis=0)
+        constant_w = np.zeros((self.slots, 5))
+        for place, (node, m2) in enumerate((
+                (_ROOT, structure.root_area_m2 * structure.radiator_emissivity),
+                (_TIP, structure.tip_area_m2 * structure.radiator_emissivity),
+                (_BUS, sum(structure.face_area_m2) * structure.bus_emissivity))):
+            sigma_m2 = STEFAN_BOLTZMANN_W_M2_K4 * m2
+            stiffness[:, node, node] += sigma_m2 * slope[:, place]
+            constant_w[:, node] = -sigma_m2 * (low_k**4 + slope * (KELVIN - low_k))[:, place]
         root = np.sqrt(capacity)
         rates, modes = np.linalg.eigh(stiffness / np.outer(root, root))
-        left, right = modes / root[:, None], (modes * root[:, None]).T
-        step = left @ np.diag(np.exp(-rates * self.slot_s)) @ right
-        gain = left @ np.diag(-np.expm1(-rates * self.slot_s) / rates) @ right / capacity
+        left, right = modes / root[:, None], np.swapaxes(modes * root[:, None], 1, 2)
+        decay = np.exp(-rates * self.slot_s)
+        step = (left * decay[:, None]) @ right
+        gain = (left * ((1.0 - decay) / rates)[:, None]) @ right / capacity
         return step, gain, constant_w
 
     def _pack_tangents(self) -> list[tuple[float, float]]:
@@ -353,12 +383,12 @@ class Relaxation:
         inputs_w = self._env_w + chord_w
         inputs_w[:, _BUS] += (platform.bus_w + platform.transmitter_w * platform.transmitter_heat_frac * self._transmit
                               + truth.array.to_bus_w_k * self._array_c)
-        fed = inputs_w @ gain.T
+        fed = np.einsum("tij,tj->ti", gain, inputs_w)
         for node in range(5):
             least = fed[:, node].copy()
-            least[0] += float(step[node] @ start_c)
-            lp.rows([(heat[node], 1.0), (power, -gain[node, _PLATE])], least, np.inf,
-                    previous=[(heat[other], -step[node, other]) for other in range(5)])
+            least[0] += float(step[0, node] @ start_c)
+            lp.rows([(heat[node], 1.0), (power, -gain[:, node, _PLATE])], least, np.inf,
+                    previous=[(heat[other], -step[:, node, other]) for other in range(5)])
 
         # Energy: array carries bus, transmitter, compute and pack; the pack stores by its tangents.
         load_w = platform.bus_w + platform.transmitter_w * self._transmit
@@ -415,12 +445,21 @@ class Relaxation:
             lp.row([*can, *((column, -activity) for column, activity in done)], 0.0, np.inf)
 
 
+_ACTIVITY_MAX = 1.5  # of any job
+_BAND_LEAST_K = 1.0
 _UNIT = 1000.0  # work units in the programme's columns: keeps its numbers near one
 
 
 def _means(rows: Array, width: int) -> Array:
     """Means of consecutive `width` rows."""
     return np.asarray(rows.reshape(len(rows) // width, width, *rows.shape[1:]).mean(axis=1))
+
+
+def _within(rows: Array, width: int, pick: Callable[..., Array]) -> Array:
+    """Least or most of each slot of `width` steps, both its ends included; `rows` begin with the start."""
+    inner = rows[1:].reshape(-1, width, rows.shape[1])
+    edges = rows[:-1].reshape(-1, width, rows.shape[1])[:, 0]
+    return np.asarray(pick(np.stack((pick(inner, axis=1), edges)), axis=0))
 
 
 class _Programme:

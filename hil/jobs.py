@@ -275,6 +275,11 @@ class VirtualRunner:
         for job_id in list(self._jobs):
             self.end(job_id)
 
+    @property
+    def value_under_way(self) -> float:
+        """Value of the jobs that have not ended, by the share of each that is done."""
+        return sum(job.spec.value * min(1.0, job.done_units / job.true_units) for job in self._jobs.values())
+
     def activities(self) -> list[float | None]:
         """See `hil.plant.satellite.Load`."""
         return [None if job is None or held else job.activity

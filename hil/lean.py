@@ -223,7 +223,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Flown:
-    """What a lean run leaves."""
+    """What a lean run leaves. `value_under_way` is that of jobs begun and not ended, by the share that is done."""
 
     crossings: tuple[Crossing, ...]
     book: Logbook
@@ -232,6 +232,7 @@ class Flown:
     tally: Tally
     failures: int
     units_done: float
+    value_under_way: float
     compute_wh: float
     shunted_wh: float
     transmitting: npt.NDArray[np.bool_]
@@ -280,8 +281,8 @@ def fly(world: World, make: MakePolicy, commands: Mapping[float, Sequence[Receiv
         satellite.advance()
     trace.close()
     book.close(scenario.duration_s)
-    units, state = runner.units_done, satellite.plant.state
+    units, under_way, state = runner.units_done, runner.value_under_way, satellite.plant.state
     supervisor.close()
     return Flown(judge_limits(scenario, trace), book, trace, np.frombuffer(timed.decide_ms), policy.tally,
-                 supervisor.failures, units, sum(state.node_j[i] for i in range(nodes)) / J_PER_WH,
+                 supervisor.failures, units, under_way, sum(state.node_j[i] for i in range(nodes)) / J_PER_WH,
                  state.shunted_j / J_PER_WH, transmitting, tuple(fingerprints.kept))

@@ -12,6 +12,7 @@ import os
 import platform
 from array import array
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
@@ -34,7 +35,7 @@ from flightsw.recorder import fingerprint, read_recording
 from flightsw.state import Ahead, Decision, JobSpec, JobState, Mode, NodeCommand, RefusalReason
 from ground.archive import Archive, EventEntry
 from ground.station import CommandState, Station
-from hil import metering
+from hil import link_keys, metering
 from hil.channel import LineEnd, VirtualLine
 from hil.checks import PythonCheck
 from hil.faults import FaultyJobs, ObeyedCaps
@@ -336,12 +337,15 @@ class SupervisorHere:
 
     def __init__(self, ends: Ends) -> None:
         scenario = ends.scenario
-        parts = compose.Parts(ends.satellite, ends.guardian, ends.runner, ends.inbox, ends.port,
-                              always_transmit=scenario.link.contact == "always", duty_throttle=False)
-        self.supervisor = compose.build(scenario.mission, scenario.mission_toml, parts, ends.folder,
-                                        str(scenario.mission_path))
+        with ExitStack() as stack:
+            ring = stack.enter_context(link_keys.board_ring(scenario, ends.folder))
+            parts = compose.Parts(ends.satellite, ends.guardian, ends.runner, ends.inbox, ends.port,
+                                  always_transmit=scenario.link.contact == "always", duty_throttle=False, ring=ring)
+            self.supervisor = compose.build(scenario.mission, scenario.mission_toml, parts, ends.folder,
+                                            str(scenario.mission_path))
+            stack.callback(self.supervisor.close)
+            self.close = stack.pop_all().close
         self.tick = self.supervisor.tick
-        self.close = self.supervisor.close
 
     @property
     def failures(self) -> int:
@@ -387,14 +391,17 @@ class Run:
                                 int(generator(seed, Draws.LINE).integers(2**31)))
         onboard = folder / "flight"
         onboard.mkdir()
+        link_keys.hand_out(scenario, folder)
         self.flight = TestedFlight(
             connect, Ends(scenario, self.satellite, guardian, self.jobs, self.stream, self.line.a, onboard), caps,
             steps_clock=any(step.kind == "board.clock_step" for step in scenario.faults))
         self.book, self.trace = Logbook(nodes), Trace(nodes)
-        self.archive = Archive(folder / "ground.sqlite", commit_s=_COMMIT_S)
+        self._stack = ExitStack()
+        self.archive = self._stack.enter_context(Archive(folder / "ground.sqlite", commit_s=_COMMIT_S))
+        seals = self._stack.enter_context(link_keys.ground_seals(scenario, folder))
         self.operator = Operator(scenario, lambda: Station(
             self.line.b, self.archive, scid=mission.link.spacecraft_id, apid=mission.link.apid,
-            epoch_s=scenario.start_unix_s, stack=compose.stack_of(mission)), edges)
+            epoch_s=scenario.start_unix_s, stack=compose.stack_of(mission), seals=seals), edges)
         self.injector = Injector(scenario, bench, self.satellite, self.line, caps, self.jobs, self.flight,
                                  self.operator, onboard, edges)
         known = sources(self, self.injector.is_active)
@@ -427,7 +434,7 @@ class Run:
             self._is_closed = True
             self.flight.close()
             self.injector.close()
-            self.archive.close()
+            self._stack.close()
 
     def tick(self) -> Decision | None:
         """One tick: faults, line, flight software, ground, truth. Reads the machine's clock for the stopwatch only."""

@@ -48,7 +48,7 @@ from flightsw.store import Store
 from ground.archive import Archive
 from ground.station import CommandReport, CommandState, EventReport, HousekeepingReport, Report, Station, command_row
 from ground.watch import report_line
-from hil import run
+from hil import link_keys, run
 from hil.channel import PtyLine
 from hil.plant.satellite import TruthSatellite
 from hil.rig_link import PlantLink
@@ -326,7 +326,8 @@ class SerialBench:
             ground_port = stack.enter_context(SerialPort(line.port_b, link.baud))
             station = Station(ground_port, archive, scid=self._mission.link.spacecraft_id,
                               apid=self._mission.link.apid, epoch_s=scenario.start_unix_s,
-                              stack=stack_of(self._mission))
+                              stack=stack_of(self._mission),
+                              seals=stack.enter_context(link_keys.ground_seals(scenario, folder)))
             station.listen(self._hear(station))
             flight = FlightProcess(self._command(line.port_a, rig_line.port_a, run_folder), folder / "flight.log",
                                    folder / "flight" / "jobs")
@@ -360,6 +361,7 @@ class SerialBench:
         words = [
             sys.executable, "-m", "flightsw", "run", "--mission", str(scenario.mission_path), "--port", port,
             "--baud", str(scenario.link.baud), "--rig-port", rig_port, "--rig-baud", str(RIG_BAUD),
+            "--keys", str(link_keys.hand_out(scenario, self._folder)),
             "--state", str(self._folder / "flight"), "--run-dir", str(run_folder), "--rate", f"{options.rate:g}",
         ]
         words += ["--jobs", str(options.jobs)] if options.jobs else []

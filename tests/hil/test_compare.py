@@ -72,14 +72,18 @@ def test_an_orbit_ahead_brings_the_eclipse_forward():
     assert first[1] - first[0] == pytest.approx(60.0, abs=1.0)
 
 
+BAND_C = [[[-20.0], [0.0]], [[50.0], [40.0]]]  # lowest, highest; radiator, bus; one slot
+
+
 def _row(policy, value, crossings=None, radiator=(0.0, 40.0)):
-    return {"seed": 1, "policy": policy, "value": value, "value_closed": 0.0, "crossings": crossings or {},
-            "radiator_c": list(radiator), "bus_c": [10.0, 30.0], "end_charge_frac": 0.9}
+    return {"seed": 1, "policy": policy, "value": value, "value_accrued": value, "value_closed": 0.0,
+            "crossings": crossings or {}, "end_charge_frac": 0.9,
+            "surface_c": [[[radiator[0]], [10.0]], [[radiator[1]], [30.0]]]}
 
 
 def test_what_a_schedule_leaves_in_the_battery_lowers_its_bound():
     bound = {"seed": 1, "policy": "bound", "value": 100.0, "kept_value": 97.0, "kept_price_per_wh": 0.2,
-             "kept_charge_frac": 0.9, "capacity_wh": 100.0, "value_closed": 100.0, "band_c": [-25.0, 50.0]}
+             "kept_charge_frac": 0.9, "capacity_wh": 100.0, "value_closed": 100.0, "band_c": BAND_C}
     assert [compare.kept_bound(bound, frac) for frac in (0.7, 0.85, 0.9, 0.95)] == pytest.approx([100, 98, 97, 96])
     rows = {(1, "bound"): bound, (1, "flight"): _row("flight", 96.9)}
     assert compare.violations(rows) == []
@@ -88,14 +92,16 @@ def test_what_a_schedule_leaves_in_the_battery_lowers_its_bound():
 
 
 def test_a_schedule_above_its_bound_is_an_error():
-    bound = {"seed": 1, "policy": "bound", "value": 100.0, "value_closed": 50.0, "band_c": [-25.0, 50.0]}
+    bound = {"seed": 1, "policy": "bound", "value": 100.0, "value_closed": 50.0, "band_c": BAND_C}
     rows = {(1, "bound"): bound, (1, "good"): _row("good", 99.9),
             (1, "crosses"): _row("crosses", 120.0, {"x": [1, 1, 1]})}
     assert compare.violations(rows) == []
     rows[1, "better"] = _row("better", 100.1)
     assert "above the bound" in compare.violations(rows)[0]
     rows[1, "better"] = _row("better", 90.0, radiator=(-23.0, 40.0))
-    assert "the bound holds" in compare.violations(rows)[0]
+    assert "had the radiator 3.00 K outside the band" in compare.violations(rows)[0]
+    rows[1, "better"] = _row("better", 90.0) | {"value_accrued": 100.1}
+    assert "has value_accrued 100.1, above the bound 100.0" in compare.violations(rows)[0]
 
 
 def test_compare_prints_a_table_writes_its_files_and_goes_on_where_it_stopped(tmp_path, capsys):
