@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ from flightsw.executive import (
     resume_time_s,
 )
 from flightsw.facts import FactFile
+from flightsw.files import Result
 from flightsw.guardian import InProcessGuardian, ProcessGuardian
 from flightsw.jobs import author
 from flightsw.jobs.customers import load_customers
@@ -56,7 +57,7 @@ from flightsw.lockstep import FRAME_OCTETS_MAX, LockstepBoard
 from flightsw.mission import Mission
 from flightsw.orbit import Orbit, parse_tle
 from flightsw.physics.units import J_PER_WH, KELVIN
-from flightsw.state import NODE_COUNT_MAX, Bounded, Estimate, Event, Quality, Readings
+from flightsw.state import NODE_COUNT_MAX, Bounded, Estimate, Event, JobSpec, Quality, Readings
 from flightsw.supervisor import Inbox
 
 EXIT_OK, EXIT_USAGE, EXIT_DEVICE = 0, 2, 3
@@ -178,7 +179,9 @@ def _run(options: argparse.Namespace) -> int:
                            Parts(board, guardian, jobs,
                                  _inbox(options, mission, folder, bundles, attacked, policy_problems), port,
                                  options.always_transmit,
-                                 boot_events=(_sandbox_event(attacked),), custody=custody), folder, where)
+                                 boot_events=(_sandbox_event(attacked),), custody=custody,
+                                 bundle_inbox=_inbox_folder(options, folder),
+                                 result_of=_results(bundles, processes, folder / "sealed")), folder, where)
         stack.callback(supervisor.close)
         clock = MonotonicClock(options.rate, resume_time_s(folder, noted_s, options.rate))
         if rig is not None:
@@ -220,15 +223,39 @@ def _run_lockstep(options: argparse.Namespace, mission: Mission, folder: Path) -
 def _inbox(options: argparse.Namespace, mission: Mission, folder: Path, bundles: dict[str, Bundle],
            attacked: SelfTest, policy_problems: Callable[[Manifest], Sequence[str]]) -> Inbox:
     """Where signed bundles come in, when there are customers."""
-    if options.customers is None:
+    inbox = _inbox_folder(options, folder)
+    if inbox is None:
         return GroundOnly()
     working = {mode.name: mode.draw_w for mode in mission.compute.modes if mode.rate > 0.0}
     missing = ", ".join(finding.threatens for finding in attacked.broken)
     # On a clock that runs faster a core needs as much more of the mission's time for the same work.
     units_per_core_s = mission.compute.modes[-1].rate * options.rate
-    return Intake(options.inbox or folder / "inbox", folder / "bundles", load_customers(options.customers), working,
+    return Intake(inbox, folder / "bundles", load_customers(options.customers), working,
                   start_unix_s(mission, str(options.mission)), bundles,
                   f"this machine does not hold back {missing}" if missing else "", policy_problems, units_per_core_s)
+
+
+def _inbox_folder(options: argparse.Namespace, folder: Path) -> Path | None:
+    """Where bundles are put for `_inbox`, None when nobody may submit any."""
+    if options.customers is None:
+        return None
+    inbox: Path = options.inbox or folder / "inbox"
+    return inbox
+
+
+def _results(bundles: Mapping[str, Bundle], processes: ProcessRunner, sealed: Path,
+             ) -> Callable[[JobSpec], Result | None]:
+    """Tell what a job that just finished has made, while its bundle is still on board."""
+
+    def result_of(spec: JobSpec) -> Result | None:
+        bundle = bundles.get(spec.manifest)
+        if bundle is None:
+            return None
+        manifest = bundle.manifest
+        folder = sealed / str(spec.job_id) if manifest.data.encrypt else processes.folder(spec.job_id) / "out"
+        return Result(spec.job_id, spec.value, tuple([folder / name for name in manifest.outputs]), manifest.data)
+
+    return result_of
 
 
 def _sandbox_event(attacked: SelfTest) -> Event:

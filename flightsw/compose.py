@@ -16,6 +16,7 @@ from flightsw.board.base import Board
 from flightsw.decide.brain import Brain
 from flightsw.errors import ConfigError, KernelError
 from flightsw.facts import FactFile
+from flightsw.files import FileService, Result
 from flightsw.guardian import GuardianConfig, GuardianLink
 from flightsw.jobs.audit import AuditLog
 from flightsw.jobs.base import Runner
@@ -35,7 +36,7 @@ from flightsw.physics.forecast import STEP_S, Forecaster
 from flightsw.physics.units import J_PER_WH, KELVIN
 from flightsw.recorder import Recorder, Start
 from flightsw.reporting import Reporting
-from flightsw.state import Bounded, Estimate, Event, JobState, JobTransition, JobView
+from flightsw.state import Bounded, Estimate, Event, JobSpec, JobState, JobTransition, JobView
 from flightsw.store import Store
 from flightsw.supervisor import Inbox, Supervisor
 
@@ -57,6 +58,8 @@ class Parts:
     duty_throttle: bool = True
     custody: Custody | None = None
     boot_events: tuple[Event, ...] = ()
+    bundle_inbox: Path | None = None
+    result_of: Callable[[JobSpec], Result | None] = lambda _spec: None
 
 
 def start_unix_s(mission: Mission, where: str) -> float:
@@ -134,13 +137,19 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
     stack = stack_of(mission)
     reporting = Reporting(mission, Reporter(link.spacecraft_id, link.apid, link.store_octets, stack), parts.port)
     brain = Brain(mission, forecaster, jobs, orders)
+    custody = parts.custody
+    files = FileService(folder, parts.bundle_inbox, parts.result_of) if custody is None else FileService(
+        folder, parts.bundle_inbox, parts.result_of, custody.downlinked)
+    for entry in ledger.entries.values():
+        if entry.state is JobState.FINISHED:  # its result is noted already, unless we ended just before
+            files.finished(entry.spec)
     supervisor = Supervisor(
         mission, board=parts.board, guardian=parts.guardian, runner=parts.runner, inbox=parts.inbox,
         port=parts.port, receiver=CommandReceiver(link.spacecraft_id, link.apid, stack), reporting=reporting,
         ledger=ledger, facts=facts, brain=brain, forecaster=forecaster,
         recorder=recorder, order_book=order_book, read_upload=partial(read_upload, folder / UPLOADS),
         boot_count=boot_count, always_transmit=parts.always_transmit, duty_throttle=parts.duty_throttle,
-        custody=parts.custody,
+        custody=custody, files=files,
     )
     supervisor.announce_boot(last.now_s, last.mode)
     for event in parts.boot_events:

@@ -141,6 +141,19 @@ class Reporting:
             self._credit_octets -= len(octets)
             self._port.write(octets)
 
+    def stock_files(self, now_s: float, next_pdu: Callable[[], bytes | None]) -> None:
+        """Take as many octets of files as the line may send in the next `transmit`, and no more.
+
+        What waits here could not be overtaken by a more valuable file, nor be held for another station.
+        """
+        room = self._credit_octets + (now_s - self._credited_until_s) * self._octets_per_s
+        room = min(room, 2.0 * _BURST_S * self._octets_per_s)
+        while self._reporter.waiting_file_octets < room:
+            pdu = next_pdu()
+            if pdu is None:
+                return
+            self._reporter.file(pdu)
+
     def _carry_out(self, decision: Decision, obt_s: float, values: Mapping[str, float]) -> list[int]:
         """Serve what telecommands ask of the link; return the structures to send once."""
         asked: list[int] = []

@@ -499,6 +499,15 @@ class EraseData(NamedTuple):
     customer: str
 
 
+class FileOrder(NamedTuple):
+    """Ask something of the file service: `verb` is list, get, delete, cancel, suspend or resume."""
+
+    verb: str
+    name: str = ""
+    source_id: int = 0
+    sequence: int = 0
+
+
 class Pong(NamedTuple):
     """Answer an are-you-alive (PUS 17,2)."""
 
@@ -531,7 +540,7 @@ class StopSequence(NamedTuple):
 
 Effect = (
     SetMode | ReportHousekeeping | SetHousekeepingPeriod | SetParameter | ReportParameter | SubmitJob
-    | CancelJob | EraseData | Pong | SendReport | OrderChange | LoadSequence | StartSequence | StopSequence
+    | CancelJob | EraseData | FileOrder | Pong | SendReport | OrderChange | LoadSequence | StartSequence | StopSequence
 )
 """What telecommands ask for; the supervisor carries it out."""
 

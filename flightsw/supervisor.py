@@ -18,6 +18,7 @@ from flightsw.dictionary.telemetry import MISSING
 from flightsw.errors import FlightError, StoreError
 from flightsw.facts import FactFile
 from flightsw.fdir.plausibility import Plausibility
+from flightsw.files import FileService
 from flightsw.guardian import GuardianHealth, GuardianLink, GuardianStatus
 from flightsw.jobs.base import Placement, Runner
 from flightsw.jobs.custody import Custody
@@ -37,6 +38,7 @@ from flightsw.state import (
     EraseData,
     Estimate,
     Event,
+    FileOrder,
     FileRead,
     Inputs,
     JobSpec,
@@ -72,7 +74,8 @@ class Supervisor:
                  port: ByteStream, receiver: CommandReceiver, reporting: Reporting, ledger: Ledger, brain: Brain,
                  facts: FactFile, forecaster: Forecaster, recorder: Recorder, order_book: OrderBook,
                  read_upload: Callable[[str], FileRead], boot_count: int,
-                 always_transmit: bool, duty_throttle: bool, custody: Custody | None = None) -> None:
+                 always_transmit: bool, duty_throttle: bool, custody: Custody | None = None,
+                 files: FileService | None = None) -> None:
         self._mission = mission
         self._board = board
         self._guardian = guardian
@@ -97,6 +100,7 @@ class Supervisor:
         self._always_transmit = always_transmit
         self._duty_throttle = duty_throttle
         self._custody = custody
+        self._file_service = files
         self._meter = Meter({entry.spec.job_id: entry.usage for entry in ledger.open_jobs if entry.usage is not None})
         self._node_w = slice(INDEX["node0_w"], INDEX["node0_w"] + 2 * mission.compute.nodes, 2)
         self._balanced_s = facts.facts.now_s
@@ -155,6 +159,8 @@ class Supervisor:
         octets = self._port.read()
         if octets:
             self._received.extend(self._receiver.push(octets))
+            if self._file_service is not None:
+                self._file_service.receive(self._receiver.take_file_pdus())
 
     def close(self) -> None:
         """End the jobs, the recording and the ledger; the guardian is left to let its lease run out."""
@@ -167,6 +173,8 @@ class Supervisor:
         self._order_book.close()
         if self._custody is not None:
             self._custody.close()
+        if self._file_service is not None:
+            self._file_service.close()
 
     def note_overrun(self, now_s: float, late_s: float, left_out: int) -> None:
         """Report ticks that began late or were left out."""
@@ -220,6 +228,8 @@ class Supervisor:
                 self._storage_works = False  # for good: a device that failed is not tried again in hope
                 raise
             for transition in decision.transitions:
+                if transition.state is JobState.FINISHED and self._file_service is not None:
+                    self._file_service.finished(self._ledger.entries[transition.job_id].spec)
                 if transition.state.is_final:
                     self._runner.end(transition.job_id)
                     self._settle(transition, now_s + self._obt_offset_s)
@@ -230,6 +240,8 @@ class Supervisor:
                 obt_s = now_s + self._obt_offset_s
                 gone = self._custody.erase_customer(effect.customer, obt_s, "ground")
                 self._say(Event("data_erased", (effect.customer, len(gone))), obt_s)
+            elif isinstance(effect, FileOrder) and self._file_service is not None:
+                self._file_service.order(effect)
         if decision.mode.name != self._facts.facts.mode or now_s - self._noted_s >= _NOTE_EVERY_S:
             self._noted_s = now_s  # first: facts that cannot be written fail this tick, not every one from now on
             self._facts.note(decision.mode, now_s)
@@ -286,6 +298,9 @@ class Supervisor:
                 self._say(event, obt_s)
         for event in self._inbox.news():
             self._say(event, obt_s)
+        if self._file_service is not None:
+            for event in self._file_service.work(now_s, obt_s, self._heard_by(sky)):
+                self._say(event, obt_s)
         if now_s - self._balanced_s >= _BALANCE_EVERY_S:
             self._balanced_s = now_s
             meter = self._meter
@@ -297,6 +312,12 @@ class Supervisor:
             self._say(event, obt_s)
         self._transmit(now_s, sky)
 
+    def _heard_by(self, sky: Sky) -> str | None:
+        """Name of the station that we send to, "" for one at the other end of a cable, None for none."""
+        if sky.pass_in_s == 0.0:
+            return sky.station
+        return "" if self._always_transmit else None
+
     def _transmit(self, now_s: float, sky: Sky) -> None:
         """Switch the transmitter with the pass and send what the line takes."""
         transmit = self._always_transmit or sky.pass_in_s == 0.0
@@ -304,6 +325,8 @@ class Supervisor:
             self._transmitting = transmit
             self._board.set_transmitter(transmit)
         if transmit:
+            if self._file_service is not None:
+                self._reporting.stock_files(now_s, self._file_service.next_pdu)
             self._reporting.transmit(now_s, self._receiver.control_words())
 
     def _note_sky(self, sky: Sky, now_s: float, obt_s: float) -> None:

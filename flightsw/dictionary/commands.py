@@ -27,6 +27,7 @@ from flightsw.state import (
     CancelJob,
     Effect,
     EraseData,
+    FileOrder,
     JobSpec,
     LoadSequence,
     Mode,
@@ -412,6 +413,47 @@ def _data_erase(_context: Context, customer: str) -> tuple[Effect, ...] | Reject
     if not customer:
         return Rejection(FailureCode.NOT_POSSIBLE, "customer is empty: nobody's data")
     return (EraseData(customer),)
+
+
+_NAMED_FILE = Arg("name", "text", "", 0, 80, "Name of the file.")
+_TRANSFER = (Arg("source", "u8", "", 0, 255, "Entity that sends: 1 the satellite, 2 the ground."),
+             Arg("sequence", "u32", "", 1, 0xFFFFFFFF, "Number of the transfer there, as `ground files` shows it."))
+
+
+@telecommand("file.list", 8, 1, function=40)
+def _file_list(_context: Context) -> tuple[Effect, ...]:
+    """Report the files on board, an event each."""
+    return (FileOrder("list"),)
+
+
+@telecommand("file.get", 8, 1, _NAMED_FILE, function=41, durable=True)
+def _file_get(_context: Context, name: str) -> tuple[Effect, ...]:
+    """Send a file down, before all others; `ground download` says this and waits for it."""
+    return (FileOrder("get", name),)
+
+
+@telecommand("file.delete", 8, 1, _NAMED_FILE, function=42, durable=True)
+def _file_delete(_context: Context, name: str) -> tuple[Effect, ...]:
+    """Delete a file on board."""
+    return (FileOrder("delete", name),)
+
+
+@telecommand("file.cancel", 8, 1, *_TRANSFER, function=43, durable=True)
+def _file_cancel(_context: Context, source: int, sequence: int) -> tuple[Effect, ...]:
+    """End a file transfer before its time, at both ends."""
+    return (FileOrder("cancel", source_id=source, sequence=sequence),)
+
+
+@telecommand("file.suspend", 8, 1, *_TRANSFER, function=44, durable=True)
+def _file_suspend(_context: Context, source: int, sequence: int) -> tuple[Effect, ...]:
+    """Stop a file transfer until file.resume; what has arrived stays."""
+    return (FileOrder("suspend", source_id=source, sequence=sequence),)
+
+
+@telecommand("file.resume", 8, 1, *_TRANSFER, function=45, durable=True)
+def _file_resume(_context: Context, source: int, sequence: int) -> tuple[Effect, ...]:
+    """Let a suspended file transfer go on."""
+    return (FileOrder("resume", source_id=source, sequence=sequence),)
 
 
 # --- on-board time (PUS 9) ---------------------------------------------------------------------------

@@ -94,6 +94,10 @@ class Custody:
         head = self._log.head_event(obt_s)
         return () if head is None else (head,)
 
+    def downlinked(self, job_id: int, station: str, obt_s: float) -> None:
+        """Log that the ground holds a job's result, received by `station`."""
+        self._log.append([Note(SATELLITE, Action.RESULT_DOWNLINKED, f"job {job_id}", station)], obt_s)
+
     def close(self) -> None:
         """Let go of the log."""
         self._log.close()

@@ -355,7 +355,7 @@ class Entity:
         size = self._store.size(path)
         if size is None:
             raise LinkError(f"file {path} cannot be read")
-        if len(self._senders) >= OPEN_MAX:
+        if not self.can_put:
             raise LinkError(f"{len(self._senders)} files are being sent, limit {OPEN_MAX}")
         config = self._config
         key = Key(config.entity_id, self._store.take_sequence())
@@ -421,6 +421,11 @@ class Entity:
     def is_idle(self) -> bool:
         """No transfer is open."""
         return not (self._senders or self._receivers or self._replies)
+
+    @property
+    def can_put(self) -> bool:
+        """Another file can be sent."""
+        return len(self._senders) < OPEN_MAX
 
     @property
     def segment_octets(self) -> int:

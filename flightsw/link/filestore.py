@@ -14,6 +14,7 @@ state says so. An error of a sync is final for the medium, as everywhere (`store
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import zlib
@@ -53,6 +54,7 @@ class Filestore:
         self._disk: Disk = OsDisk() if disk is None else disk
         self._parts: dict[Key, int] = {}
         self._sources: dict[Path, int] = {}
+        self.is_full = False  # set by who watches the disk: nothing more is taken in
         self.saved: dict[Key, dict[str, Any]] = {}  # Any: JSON values
         self.damaged: list[str] = []
         paths = [folder / f"sequence-{copy}" for copy in "abc"]
@@ -109,6 +111,8 @@ class Filestore:
 
     def write(self, key: Key, offset: int, octets: bytes) -> bool:
         """Write a stretch of a part; False when the disk has no room. Not durable before `sync`."""
+        if self.is_full:
+            return False
         try:
             self._disk.write(self._part(key), offset, octets)
         except OSError:
@@ -152,7 +156,7 @@ class Filestore:
             self._disk.sync(fd)
             self._close_part(key)
             self._disk.make_folder(target.parent)
-            self._disk.rename(self._part_path(key), target)
+            self._move(self._part_path(key), target)
             self._disk.sync_folder(target.parent)
             self._disk.sync_folder(self._folder)
         except OSError as e:
@@ -218,6 +222,15 @@ class Filestore:
                 self.release(next(iter(self._sources)))
             fd = self._sources[source] = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         return fd
+
+    def _move(self, part: Path, target: Path) -> None:
+        try:
+            self._disk.rename(part, target)
+        except OSError as e:
+            if e.errno != errno.EXDEV:
+                raise
+            replace_file(self._disk, target, part.read_bytes())  # onto another medium there is no rename
+            self._disk.unlink(part)
 
     def _unlink(self, path: Path) -> None:
         with contextlib.suppress(OSError):  # what stays by chance is swept at the next opening, or loaded as ended
