@@ -7,6 +7,7 @@ errors into one line and an exit code. Everything that decides is below and know
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import math
 import os
@@ -52,6 +53,8 @@ from flightsw.jobs.policy import Regions, load_regions, problems_of
 from flightsw.jobs.runner import ProcessRunner
 from flightsw.jobs.sandbox import probe
 from flightsw.jobs.selftest import SelfTest, run_self_test
+from flightsw.keyfile import DEFAULT_FILE, End, open_ring
+from flightsw.link.keys import KeyRing
 from flightsw.link.serial_port import SerialPort
 from flightsw.lockstep import FRAME_OCTETS_MAX, LockstepBoard
 from flightsw.mission import Mission
@@ -124,6 +127,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError("--rate", f"{options.rate:g} needs --rig-port: a real satellite has one rate")
     where = str(options.mission)
     mission = mission_file.load(options.mission)
+    if options.clear:
+        mission = dataclasses.replace(mission, link=dataclasses.replace(mission.link, security="clear"))
     if mission.flight and options.rig_port is not None:
         raise ConfigError(where, "flight = true: a satellite that flies takes no readings from a rig (--rig-port)")
     forecaster_of(mission, where)  # what is wrong with orbit or start is said before anything is opened
@@ -175,13 +180,14 @@ def _run(options: argparse.Namespace) -> int:
         noted_s = FactFile(folder).facts.now_s
         custody = custody_of(mission, where, bundles, regions, lambda job_id: processes.folder(job_id) / "out", folder,
                              os.urandom, noted_s)
+        ring = _ring(stack, options, mission)
         supervisor = build(mission, options.mission.read_text("utf-8"),
                            Parts(board, guardian, jobs,
                                  _inbox(options, mission, folder, bundles, attacked, policy_problems), port,
                                  options.always_transmit,
                                  boot_events=(_sandbox_event(attacked),), custody=custody,
                                  bundle_inbox=_inbox_folder(options, folder),
-                                 result_of=_results(bundles, processes, folder / "sealed")), folder, where)
+                                 result_of=_results(bundles, processes, folder / "sealed"), ring=ring), folder, where)
         stack.callback(supervisor.close)
         clock = MonotonicClock(options.rate, resume_time_s(folder, noted_s, options.rate))
         if rig is not None:
@@ -198,6 +204,15 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _ring(stack: ExitStack, options: argparse.Namespace, mission: Mission) -> KeyRing | None:
+    """Open the keys of the link; None, loudly, where it is in clear."""
+    if options.clear or mission.link.security == "clear":
+        print("flightsw: THE LINK IS IN CLEAR. Anyone at the line can command this satellite.", file=sys.stderr,
+              flush=True)
+        return None
+    return stack.enter_context(open_ring(options.keys, End.BOARD, mission.link.spacecraft_id))
+
+
 def _run_lockstep(options: argparse.Namespace, mission: Mission, folder: Path) -> int:
     """Fly in lockstep with a simulated satellite, which brings readings, jobs and the ground line with each tick."""
     if options.rig_port is None:
@@ -207,8 +222,10 @@ def _run_lockstep(options: argparse.Namespace, mission: Mission, folder: Path) -
         stop = stack.enter_context(StopRequest())
         port = stack.enter_context(SerialPort(options.rig_port, options.rig_baud, 2 * FRAME_OCTETS_MAX))
         board = LockstepBoard(port, InProcessGuardian(guardian_config(mission)), mission.compute.nodes)
+        ring = _ring(stack, options, mission)
         supervisor = build(mission, options.mission.read_text("utf-8"),
-                           Parts(board, board, board, board, board, options.always_transmit, duty_throttle=False),
+                           Parts(board, board, board, board, board, options.always_transmit, duty_throttle=False,
+                                 ring=ring),
                            folder, str(options.mission))
         stack.callback(supervisor.close)
         print(f"flightsw: mission {mission.name} in lockstep with {port.path}; state in {folder}", flush=True)
@@ -445,6 +462,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--mission", type=Path, required=True, metavar="FILE", help="mission file (TOML)")
     run.add_argument("--port", metavar="DEV", help="serial port to the ground, exclusively ours")
     run.add_argument("--baud", type=int, metavar="N", help="its speed (default: the mission's link.baud)")
+    run.add_argument("--keys", type=Path, default=DEFAULT_FILE, metavar="FILE",
+                     help="keys of the link, made by `ground keys new` (default: %(default)s)")
+    run.add_argument("--clear", action="store_true",
+                     help="fly without keys, for a test: ANYONE at the line can command this satellite")
     run.add_argument("--state", type=Path, metavar="DIR",
                      help="what must survive: jobs, facts, recordings (default: state/<mission name>)")
     run.add_argument("--run-dir", type=Path, metavar="DIR",

@@ -25,6 +25,8 @@ from flightsw.jobs.ledger import Ledger
 from flightsw.jobs.onboard import Bundle
 from flightsw.jobs.policy import BorderWatch, Regions
 from flightsw.jobs.vault import Entropy, Vault
+from flightsw.link.keys import TELEMETRY, KeyRing
+from flightsw.link.sdls import CommandSeal, TelemetrySeal
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver, Reporter
 from flightsw.link.stack import Stack
@@ -47,7 +49,7 @@ RECORDING_LIMIT_OCTETS = 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What differs from bench to bench."""
+    """What differs from bench to bench. Without a `ring` the link is in clear, which a mission must have asked for."""
 
     board: Board
     guardian: GuardianLink
@@ -60,6 +62,7 @@ class Parts:
     boot_events: tuple[Event, ...] = ()
     bundle_inbox: Path | None = None
     result_of: Callable[[JobSpec], Result | None] = lambda _spec: None
+    ring: KeyRing | None = None
 
 
 def start_unix_s(mission: Mission, where: str) -> float:
@@ -133,9 +136,21 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
     jobs = tuple(JobView(entry.spec, entry.state, entry.done_units, -1) for entry in ledger.entries.values())
     recorder = Recorder(folder / f"boot-{boot_count:04d}.fswrec",
                         Start(mission_toml, start_s, boot_count, last.mode, jobs, orders), RECORDING_LIMIT_OCTETS)
-    link = mission.link
+    link, ring = mission.link, parts.ring
+    if ring is None and link.security != "clear":
+        raise ConfigError(where, f"link.security = {link.security!r} and no keys: only 'clear' flies without")
     stack = stack_of(mission)
-    reporting = Reporting(mission, Reporter(link.spacecraft_id, link.apid, link.store_octets, stack), parts.port)
+    seals = (None, None) if ring is None else (
+        CommandSeal(ring), TelemetrySeal(ring, encrypt=link.security == "encrypted"))
+    reporting = Reporting(mission, Reporter(link.spacecraft_id, link.apid, link.store_octets, stack, seals[1]),
+                          parts.port)
+    brain = Brain(mission, forecaster, jobs, orders)
+    custody = parts.custody
+    files = FileService(folder, parts.bundle_inbox, parts.result_of) if custody is None else FileService(
+        folder, parts.bundle_inbox, parts.result_of, custody.downlinked)
+    for entry in ledger.entries.values():
+        if entry.state is JobState.FINISHED:  # its result is noted already, unless we ended just before
+            files.finished(entry.spec)
     brain = Brain(mission, forecaster, jobs, orders)
     custody = parts.custody
     files = FileService(folder, parts.bundle_inbox, parts.result_of) if custody is None else FileService(
@@ -145,13 +160,22 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
             files.finished(entry.spec)
     supervisor = Supervisor(
         mission, board=parts.board, guardian=parts.guardian, runner=parts.runner, inbox=parts.inbox,
-        port=parts.port, receiver=CommandReceiver(link.spacecraft_id, link.apid, stack), reporting=reporting,
+        port=parts.port, receiver=CommandReceiver(link.spacecraft_id, link.apid, stack, seals[0]), reporting=reporting,
         ledger=ledger, facts=facts, brain=brain, forecaster=forecaster,
         recorder=recorder, order_book=order_book, read_upload=partial(read_upload, folder / UPLOADS),
         boot_count=boot_count, always_transmit=parts.always_transmit, duty_throttle=parts.duty_throttle,
         custody=custody, files=files,
     )
     supervisor.announce_boot(last.now_s, last.mode)
-    for event in parts.boot_events:
+    for event in (*_link_events(ring), *parts.boot_events):
         reporting.event(event, forecaster.start_unix_s + last.now_s)
     return supervisor
+
+
+def _link_events(ring: KeyRing | None) -> list[Event]:
+    """What each station must know after a boot: which counters are used up. Or that there is nothing to know."""
+    if ring is None:
+        return [Event("link_clear", ())]
+    stations = sorted(set(ring.keys.families) - {TELEMETRY})
+    return [Event("uplink_counter", (one.spi, float(one.used)))
+            for family in stations if (one := ring.in_force(family)) is not None]

@@ -36,11 +36,14 @@ class End(StrEnum):
     GROUND = "ground"
 
 
-def write_keys(path: Path, keys: Keys) -> None:
-    """Write a new key file and both ends' counters at zero; ConfigError where it may not be."""
+def write_keys(path: Path, keys: Keys, *, is_secret: bool = True) -> None:
+    """Write a new key file and both ends' counters at zero; ConfigError where it may not be.
+
+    Keys that are not secret, a rig's, may lie in a repository.
+    """
     path = path.expanduser().absolute()
     inside = next((folder for folder in path.parents if (folder / ".git").exists()), None)
-    if inside is not None:
+    if is_secret and inside is not None:
         raise ConfigError(str(path), f"lies in the repository {inside}; keys are kept outside")
     lines = [_HEAD, f"spacecraft {keys.scid}", *(f"{key.spi} {key.octets.hex()} {key.name}" for key in keys.keys)]
     try:

@@ -140,7 +140,10 @@ class MarginConfig:
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:
-    """Identity on the link (CCSDS 133.0-B-2, 132.0-B-3), the serial line, and the stack over it.
+    """Identity on the link (CCSDS 133.0-B-2, 132.0-B-3), the serial line, the stack over it, and who may command.
+
+    `security`: "authenticated" (commands encrypted and authenticated, telemetry authenticated), "encrypted" (telemetry
+    as well) or "clear", for tests alone: anyone at the line can command.
 
     `framing`: "cadu" (TM frames and CLTUs) or "cobs" (packets, for a bench). `frame_octets`: 223, or 1115 with
     interleave 5. `reed_solomon` adds a (255,223) code to the TM frames.
@@ -153,6 +156,7 @@ class LinkConfig:
     framing: str = text("cadu|cobs", "'cadu' or 'cobs'", "cadu")
     reed_solomon: bool = False
     frame_octets: int = number("octets", 223, 1115, 223)
+    security: str = text("authenticated|encrypted|clear", "'authenticated', 'encrypted' or 'clear'", "authenticated")
 
 
 @dataclass(frozen=True, slots=True)

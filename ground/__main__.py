@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from flightsw.errors import FlightError, LinkError
-from ground.cli import audit, bill, console, send, show, watch
+from ground.cli import audit, bill, console, keys, send, show, watch
 from ground.cli.options import EXIT_COMPLETED, EXIT_TROUBLE, EXIT_USAGE, Commands, Parser
 
 _GROUPS: tuple[Callable[[Commands], None], ...] = (
@@ -24,6 +24,7 @@ _GROUPS: tuple[Callable[[Commands], None], ...] = (
     console.add_replay,
     bill.add_command,
     audit.add_command,
+    keys.add_command,
 )
 
 

@@ -47,9 +47,9 @@ class Session:
         self._deaf_since_s = 0.0
         self._skipped_then = 0
         with ExitStack() as stack:
-            seals = stack.enter_context(seals_of(options))
             self.archive = stack.enter_context(Archive(options.archive))
             self.port = stack.enter_context(SerialPort(options.port, options.baud))
+            seals = stack.enter_context(seals_of(options))
             self.station = Station(self.port, self.archive, scid=options.scid, apid=options.apid, epoch_s=self.epoch_s,
                                    stack=stack_of(options), seals=seals)
             self.door = stack.enter_context(Door(self.station))

@@ -24,7 +24,11 @@ from flightsw.dictionary.events import EventRow
 from flightsw.dictionary.reports import ReportRow, unpack_report
 from flightsw.dictionary.telemetry import HOUSEKEEPING, Housekeeping, unpack_event, unpack_housekeeping
 from flightsw.errors import LinkError, StoreError
+from flightsw.link.cop1 import Fop
+from flightsw.link.frames import Clcw
+from flightsw.link.keys import TELEMETRY, KeyRing
 from flightsw.link.packets import Telemetry, unpack_tm
+from flightsw.link.sdls import CommandSeal, SecurityReport, TelemetrySeal
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import (
     STAGE_ACCEPTED,
@@ -33,11 +37,13 @@ from flightsw.link.services import (
     STAGE_NOT_ACCEPTED,
     STAGE_STARTED,
     STAGE_STEP,
-    build_telecommand,
+    Uplink,
+    pack_telecommand,
     unpack_parameter,
     unpack_verification,
 )
 from flightsw.link.stack import STANDARD, Stack
+from flightsw.link.tc_frames import TcKind
 from ground.archive import PENDING_MAX, Archive, CommandEntry
 
 _SEQUENCE_COUNTS = 0x4000
@@ -159,6 +165,14 @@ class PongReport(NamedTuple):
     obt_s: float
 
 
+class Seals(NamedTuple):
+    """A station's keys: as which family of them it seals, and whether telemetry is encrypted."""
+
+    ring: KeyRing
+    family: int
+    encrypted: bool
+
+
 Report = HousekeepingReport | EventReport | CommandReport | ParameterReport | TableReport | PongReport
 Listener = Callable[[Report], None]
 
@@ -171,7 +185,8 @@ class Station:
     """
 
     def __init__(self, link: ByteStream, archive: Archive, *, scid: int, apid: int, epoch_s: float,
-                 source_id: int = 0, stack: Stack = STANDARD) -> None:
+                 source_id: int = 0, stack: Stack = STANDARD, seals: Seals | None = None) -> None:
+        """Without `seals` the link is in clear both ways."""
         self.link = link
         self.archive = archive
         self.heard_s: float | None = None  # when the last valid frame was received
@@ -187,8 +202,16 @@ class Station:
         self._apid = apid
         self._epoch_s = epoch_s
         self._source_id = source_id
-        self._stack = stack
-        self._receiver = stack.receiver(scid)
+        self.seals = seals
+        self.security: SecurityReport | None = None  # what the satellite says of the last sealed frame
+        self.clcw: Clcw | None = None
+        self._uplink = Uplink(scid, stack, None if seals is None else CommandSeal(seals.ring, seals.family))
+        self._receiver = stack.receiver(
+            scid, None if seals is None else TelemetrySeal(seals.ring, encrypt=seals.encrypted))
+        self._telemetry_keys = () if seals is None else seals.ring.family(TELEMETRY)
+        for key in self._telemetry_keys:
+            key.used = max(key.used, archive.counter(_counter_name(key.spi)))
+        self._fop = Fop(self._transmit)
         self._heard_frames = 0
         self._lost_frames = 0
         self._next_message: dict[tuple[int, int, int], int] = {}
@@ -201,6 +224,11 @@ class Station:
     def bad_frames(self) -> int:
         """Frames that did not close or were not this spacecraft's."""
         return self._receiver.bad_frames
+
+    @property
+    def unsealed_frames(self) -> int:
+        """Frames that closed and were not the satellite's own, or came a second time."""
+        return self._receiver.unsealed_frames
 
     @property
     def skipped_octets(self) -> int:
@@ -242,8 +270,15 @@ class Station:
         octets = self.link.read()
         if octets:
             receiver = self._receiver
-            for packet in receiver.push(octets):
+            before = [key.used for key in self._telemetry_keys]
+            packets = receiver.push(octets)
+            for key, used in zip(self._telemetry_keys, before, strict=True):
+                if key.used != used:
+                    self.archive.keep_counter(_counter_name(key.spi), key.used)
+            for packet in packets:
                 self._take(packet, now_s)
+            for word in receiver.take_control_words():
+                self._hear_control(word, now_s)
             if receiver.heard_frames != self._heard_frames:
                 self._heard_frames = receiver.heard_frames
                 self.heard_s = now_s
@@ -251,31 +286,51 @@ class Station:
                 self.archive.add_gap(self._epoch_s + now_s, "TM frames",
                                      receiver.lost_frames - self._lost_frames)
                 self._lost_frames = receiver.lost_frames
+        self._fop.tick(now_s)
         if self._open:
             self._give_up_late(now_s)
         self._publish(now_s)
 
-    def send(self, verb: str, values: Sequence[Value], now_s: float, timeout_s: float = 30.0) -> CommandRecord:
+    def send(self, verb: str, values: Sequence[Value], now_s: float, timeout_s: float = 30.0, *,
+             sequenced: bool = False) -> CommandRecord:
         """Send one telecommand; each of acceptance and completion is waited for `timeout_s`.
 
+        A `sequenced` one is sent again until it is there, in order with the others (COP-1); any other goes out once.
         The record's state is NOT_SENT where the line did not take it. Raises LinkError for an unknown verb or
         an argument out of bounds, StoreError where the archive could not take the command first.
         """
         row = command_row(verb)
         args = tuple(values)
         seq_count = self.archive.take_count(f"tc_sequence_{self._apid}", _SEQUENCE_COUNTS)
-        built = build_telecommand(row, args, apid=self._apid, seq_count=seq_count, scid=self._scid,
-                                  source_id=self._source_id, stack=self._stack)
-        command_id = self.archive.add_command(built.request_id, self._epoch_s + now_s, verb, args, built.packet,
+        request_id, packet = pack_telecommand(row, args, self._apid, seq_count, self._source_id)
+        command_id = self.archive.add_command(request_id, self._epoch_s + now_s, verb, args, packet,
                                               CommandState.SENT)
-        record = CommandRecord(command_id, built.request_id, verb, args, CommandState.SENT, now_s, now_s,
+        record = CommandRecord(command_id, request_id, verb, args, CommandState.SENT, now_s, now_s,
                                now_s + timeout_s, timeout_s)
         self._note(record)
-        if self.link.write(built.octets) != len(built.octets):
+        if sequenced:
+            self._fop.send(packet, now_s)
+        elif not self._transmit(TcKind.BD, 0, packet):
             record = self._change(record, CommandState.NOT_SENT, now_s)
         return record
 
     # -- inside
+
+    def _transmit(self, kind: TcKind, sequence: int, data: bytes) -> bool:
+        """Put one frame on the line, sealed afresh; False where the line did not take it."""
+        octets = self._uplink.encode(data, kind, sequence)
+        return self.link.write(octets) == len(octets)
+
+    def _hear_control(self, word: int, now_s: float) -> None:
+        """Take the control field of one frame: CLCW or frame security report."""
+        try:
+            if word >> 31:
+                self.security = SecurityReport.unpack(word)
+            else:
+                self.clcw = Clcw.unpack(word)
+                self._fop.hear(self.clcw, now_s)
+        except LinkError:
+            self.bad_packets += 1
 
     def _take(self, packet: bytes, now_s: float) -> None:
         self.packets += 1
@@ -320,6 +375,8 @@ class Station:
             text = event.text.format(*args)
             self.archive.add_event(obt_s, event, args, text)
             self._queue(EventReport(now_s, obt_s, event, args, text))
+            if event.name == "uplink_counter" and self.seals is not None:
+                self.seals.ring.raise_to(int(args[0]), int(args[1]))
             if event.name == "parameter_set" and args[0] in parameters.BY_NAME:
                 self._learn(parameters.BY_NAME[str(args[0])], float(args[1]), obt_s)
         elif service == 1:
@@ -388,7 +445,8 @@ class Station:
             missing = {CommandState.SENT: "acceptance", CommandState.STARTED: "next step"}.get(
                 record.state, "completion")
             self._change(record, CommandState.NO_ANSWER, now_s,
-                         text=f"no {missing} within {record.timeout_s:g} s")
+                         text=f"no {missing} within {record.timeout_s:g} s"
+                              + (f"; sequence ended: {self._fop.alert}" if self._fop.alert else ""))
 
     def _queue(self, report: Report) -> None:
         if self._listeners:
@@ -421,6 +479,10 @@ def command_row(verb: str) -> Command:
 _WHERE: dict[str, tuple[int, int]] = {
     point.name: (row.sid, i) for row in HOUSEKEEPING for i, point in enumerate(row.points)
 }
+
+
+def _counter_name(spi: int) -> str:
+    return f"telemetry_counter_{spi}"
 
 
 def _identity(packet: bytes) -> tuple[int, int]:

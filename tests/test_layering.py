@@ -41,7 +41,7 @@ ALLOWED = {
     "flightsw": {"flightsw"},  # the supervisor, guardian's client and composition root see everything
     "ground": {
         "flightsw.dictionary", "flightsw.link", "flightsw.orbit", "flightsw.errors", "flightsw.state",
-        "flightsw.clock", "flightsw.declared",
+        "flightsw.clock", "flightsw.declared", "flightsw.keyfile",
     },
     "hil": {"flightsw", "ground"},
 }

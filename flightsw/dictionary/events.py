@@ -98,6 +98,8 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(80, "audit_head", _I, "Audit log: record {0} has hash {1}", ("u32", "text")),
     EventRow(81, "policy_violated", _H, "Job {0} was stopped: {1}", ("u32", "text")),
     EventRow(82, "data_erased", _M, "Data of {0} erased: {1} keys destroyed", ("text", "u32")),
+    EventRow(90, "link_clear", _H, "The link is in clear: anyone at the line can command this satellite"),
+    EventRow(91, "uplink_counter", _I, "SPI {0} takes counters above {1:.0f}", ("u16", "f64")),
     EventRow(90, "file_received", _I, "File {0} received, {1:.0f} octets", ("text", "f64")),
     EventRow(91, "file_delivered", _I, "File {0} is on the ground, {1:.0f} octets", ("text", "f64")),
     EventRow(92, "file_failed", _L, "Transfer {1} of file {0} ended: {2}", ("text", "text", "text")),

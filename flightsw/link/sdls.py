@@ -24,6 +24,9 @@ from flightsw.errors import LinkError, StoreError
 from flightsw.link.keys import IN_FORCE, RESERVE, TELEMETRY, Association, KeyRing, family_of
 from flightsw.link.tc_frames import Reject, RejectedFrameError
 
+SECURITY: Final = ("authenticated", "encrypted", "clear")
+"""What a mission may choose for its link: telemetry authenticated, or encrypted as well, or nothing at all."""
+
 HEADER_OCTETS: Final = 14
 MAC_OCTETS: Final = 16
 OVERHEAD_OCTETS: Final = HEADER_OCTETS + MAC_OCTETS

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from flightsw.errors import ConfigError
+from flightsw.keyfile import DEFAULT_FILE, End, open_ring
+from flightsw.link.keys import TELEMETRY
+from flightsw.link.sdls import SECURITY
 from flightsw.link.stack import FRAME_OCTETS, FRAMINGS, STANDARD, Stack
+from ground.station import Seals
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -56,6 +63,31 @@ def add_link(parser: argparse.ArgumentParser, defaults: bool, port_required: boo
                         help=f"link.frame_octets of the mission ({STANDARD.frame_octets})")
     parser.add_argument("--reed-solomon", action="store_true", default=default(STANDARD.reed_solomon),
                         help="link.reed_solomon of the mission is true")
+    parser.add_argument("--security", choices=SECURITY, default=default(SECURITY[0]),
+                        help=f"link.security of the mission ({SECURITY[0]})")
+    parser.add_argument("--keys", type=Path, default=default(DEFAULT_FILE), metavar="FILE",
+                        help=f"keys of the link, see `ground keys` ({DEFAULT_FILE})")
+    parser.add_argument("--station", default=default(None), metavar="NAME",
+                        help="whose keys commands are sealed with (the mission's first station)")
+
+
+@contextmanager
+def seals_of(options: argparse.Namespace) -> Iterator[Seals | None]:
+    """Hold the keys that the options of the line name; None, loudly, where the link is to be in clear.
+
+    ConfigError where they cannot be used or the station has none, StoreError where their counters are gone.
+    """
+    if options.security == "clear":
+        print("ground: THE LINK IS IN CLEAR. Telemetry may be anyone's, and anyone can command this satellite.",
+              file=sys.stderr, flush=True)
+        yield None
+        return
+    with open_ring(options.keys, End.GROUND, options.scid) as ring:
+        stations = {name: family for family, name in ring.keys.families.items() if family != TELEMETRY}
+        station = options.station or next(iter(stations), "")
+        if station not in stations:
+            raise ConfigError(str(options.keys), f"has no keys of station {station!r}; known: {', '.join(stations)}")
+        yield Seals(ring, stations[station], options.security == "encrypted")
 
 
 def stack_of(options: argparse.Namespace) -> Stack:

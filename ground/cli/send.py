@@ -25,6 +25,7 @@ from ground.cli.options import (
     Commands,
     add_link,
     plain,
+    seals_of,
     stack_of,
     timeout,
 )
@@ -130,9 +131,10 @@ def _argument(row: Command, arg: Arg, text: str) -> Value:
 def _send_alone(options: argparse.Namespace, row: Command, values: Sequence[Value]) -> Iterator[Progress]:
     """Open the port for one command; everything received meanwhile is archived."""
     clock = MonotonicClock()
-    with Archive(options.archive) as archive, SerialPort(options.port, options.baud) as port:
+    with (Archive(options.archive) as archive, SerialPort(options.port, options.baud) as port,
+          seals_of(options) as seals):
         station = Station(port, archive, scid=options.scid, apid=options.apid,
-                          epoch_s=time.time() - clock.now_s(), stack=stack_of(options))
+                          epoch_s=time.time() - clock.now_s(), stack=stack_of(options), seals=seals)
         station.poll(clock.now_s())
         sent = station.send(row.verb, values, clock.now_s(), options.timeout)
         told = deque([progress(sent)])

@@ -198,6 +198,7 @@ class Flight:
 
     def __init__(self, folder: Path, flown: mission.Mission = MISSION, *, always_transmit: bool = True,
                  custody: Custody | None = None) -> None:
+        flown = dataclasses.replace(flown, link=dataclasses.replace(flown.link, security="clear"))
         self.board, self.runner = ScriptedBoard(), ScriptedRunner()
         self.inbox, self.port = ScriptedInbox(), ScriptedPort()
         self.guardian = MortalGuardian(compose.guardian_config(flown))
@@ -295,7 +296,8 @@ def test_boot_goes_to_safe_and_says_so(flight: Flight) -> None:
     assert decision.mode is flight.supervisor.mode is Mode.SAFE
     assert flight.caps_w == FLOOR
     assert flight.board.transmitter == [True]
-    assert flight.heard.events[:2] == [Event("boot", (1, "BOOT")), Event("mode_changed", ("BOOT", "SAFE", "boot"))]
+    assert flight.heard.events[:3] == [Event("boot", (1, "BOOT")), Event("link_clear", ()),
+                                       Event("mode_changed", ("BOOT", "SAFE", "boot"))]
     assert FactFile(flight.folder).facts == Facts(1, "SAFE", 1.0)
     points = flight.heard.points
     assert points["mode"] == Mode.SAFE

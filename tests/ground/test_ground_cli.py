@@ -246,11 +246,11 @@ def test_watch_prints_a_line_a_report_and_sends_for_others(satellite: PtySatelli
 
 def test_second_watch_is_refused_while_the_first_runs(satellite: PtySatellite, archive: Path,
                                                       tmp_path: Path) -> None:
-    with PtySatellite() as other, Watch(satellite.port, archive):
+    with PtySatellite(has_keys=False) as other, Watch(satellite.port, archive):
         same_port = ground("watch", "--port", satellite.port, "--archive", tmp_path / "other.sqlite")
         assert same_port.returncode == 4
         assert "in use by another program" in same_port.stderr
-        same_archive = ground("watch", "--port", other.port, "--archive", archive)
+        same_archive = ground("watch", "--port", other.port, "--archive", archive, "--security", "clear")
         assert same_archive.returncode == 4
         assert "another ground watch is using it" in same_archive.stderr
         assert ground("send", "--archive", archive, "ping").returncode == 0  # the first still serves

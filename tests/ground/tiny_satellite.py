@@ -8,12 +8,16 @@ import select
 import threading
 import tty
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 from flightsw.dictionary import commands, parameters
 from flightsw.dictionary.commands import Context, Rejection
 from flightsw.dictionary.telemetry import BY_SID, POINT_INDEX, POINTS, Housekeeping, pack_values
+from flightsw.keyfile import DEFAULT_FILE, End, open_ring
+from flightsw.link.keys import KeyRing
 from flightsw.link.packets import Telemetry, pack_tm
+from flightsw.link.sdls import CommandSeal, TelemetrySeal
 from flightsw.link.services import (
     STAGE_ACCEPTED,
     STAGE_COMPLETED,
@@ -30,9 +34,10 @@ SCID, APID = 42, 100
 class TinySatellite:
     """Answers telecommands at once; `pool` is what it reports."""
 
-    def __init__(self) -> None:
-        self.reporter = Reporter(SCID, APID, 1 << 20)
-        self.receiver = CommandReceiver(SCID, APID)
+    def __init__(self, ring: KeyRing | None = None) -> None:
+        seals = (None, None) if ring is None else (CommandSeal(ring), TelemetrySeal(ring, encrypt=False))
+        self.reporter = Reporter(SCID, APID, 1 << 20, seal=seals[1])
+        self.receiver = CommandReceiver(SCID, APID, seal=seals[0])
         self.mode = Mode.SAFE
         self.limits = {row.name: row.default for row in parameters.PARAMETERS}
         self.pool: list[float | int] = [
@@ -74,6 +79,7 @@ class TinySatellite:
             self.set(mode=effect.mode)
 
     def downlink(self) -> bytes:
+        self.reporter.report_uplink(self.receiver.control_words())
         return self.reporter.take(1 << 20)
 
 
@@ -115,10 +121,12 @@ class Wire:
 
 
 class PtySatellite:
-    """A tiny satellite behind a pseudo-terminal, reporting structures 1 to 3 every 50 ms."""
+    """A tiny satellite behind a pseudo-terminal, reporting structures 1 to 3 every 50 ms; one at a time has keys."""
 
-    def __init__(self) -> None:
-        self.satellite = TinySatellite()
+    def __init__(self, *, has_keys: bool = True) -> None:
+        self._keys = ExitStack()
+        self.satellite = TinySatellite(
+            self._keys.enter_context(open_ring(DEFAULT_FILE, End.BOARD, SCID)) if has_keys else None)
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
         self.port = os.ttyname(self._slave)
@@ -133,6 +141,7 @@ class PtySatellite:
                  trace: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
+        self._keys.close()
         os.close(self._master)
         os.close(self._slave)
 
