@@ -426,7 +426,7 @@ class Injector:
         return random.Random(f"{self._seed}/{given.from_s}/{given.target}/{sorted(given.values.items())}")
 
     def inject(self, step: FaultStep) -> None:
-        """Begin a fault now."""
+        """Begin a fault now, at `now_s`."""
         from_s, to_s = self.now_s, self.now_s + step.lasts_s
         given = Given(step.target, step.values, from_s, to_s)
         effect: Iterator[None] | None = None
@@ -440,12 +440,15 @@ class Injector:
             if row.effect is not None and step.sensor_fault(self._edges) is None:
                 effect = row.effect(self, given)
         self._active.append(_Active(step, from_s, to_s, effect))
+        self._advance(self._active[-1])
 
     def step(self, now_s: float) -> None:
-        """End what is over, begin what is due, and take one step in each that is on. First thing in a tick."""
+        """End what is over, take one step in what is on, and begin what is due. First thing in a tick."""
         self.now_s = now_s
         for active in [active for active in self._active if now_s >= active.to_s]:
             self._end(active)
+        for active in self._active:
+            self._advance(active)
         while self._due and self._due[0][0] <= now_s:
             self.inject(self._due.pop(0)[2])
         if self._waiting and self.live is not None:
@@ -453,14 +456,15 @@ class Injector:
             for step in [step for step in self._waiting if step.when is not None and step.when.is_true_now(live)]:
                 self._waiting.remove(step)
                 self.inject(step)
-        for active in self._active:
-            if active.effect is not None and next(active.effect, self) is self:
-                active.effect = None  # a hook that has nothing more to do
 
     def close(self) -> None:
         """End the record of faults that are still on; what they did stays as it is, but for the machine's own parts."""
         for active in [*self._active]:
             self._end(active)
+
+    def _advance(self, active: _Active) -> None:
+        if active.effect is not None and next(active.effect, self) is self:
+            active.effect = None  # a hook that has nothing more to do
 
     def _end(self, active: _Active) -> None:
         self._active.remove(active)
