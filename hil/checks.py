@@ -90,8 +90,8 @@ def parse(text: str, known: Mapping[str, Signal]) -> Expression:
     plain = _QUANTITY.sub(lambda m: f"_quantity({m[1]}, '{m[2]}')", text)
     try:
         tree = ast.parse(plain.strip(), mode="eval")
-    except SyntaxError as error:
-        raise ExpressionError(f"{text!r}: {error.msg}") from error
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ExpressionError(f"{text!r}: {getattr(error, 'msg', error)}") from error
     reader = _Reader(known)
     try:
         truth = reader.truth(tree.body)
