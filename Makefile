@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills metering channels governor-search archive-year build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills metering channels governor-search fuzz archive-year build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ governor-search: $(READY) ## look among 100,000 states for one from which the go
 
 archive-year: $(READY) ## a year of 1 Hz housekeeping (60 parameters) into out/year.sqlite, asked for days of it; 3 GB
 	@$(BIN)/python tests/bench/archive_year.py out/year.sqlite
+
+fuzz: $(READY) ## 100,000,000 executions of parsers and codecs in C under address and undefined-behaviour sanitizers
+	@$(BIN)/python -m c_kernels.fuzz 100000000
 
 build: $(READY) ## compile the C kernels and the guardian
 

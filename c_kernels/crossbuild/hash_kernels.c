@@ -1,4 +1,4 @@
-/* Prints hashes of what plant and rollout compute for fixed made-up satellites, one line each: `NAME PATH HASH`.
+/* Prints hashes of what plant, rollout and frame codec compute for fixed made-up inputs, one line each: `NAME PATH HASH`.
  * Every machine, compiler and path must print the same hash for the same name. Run by crossbuild.py. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,6 +6,7 @@
 
 #include "plant.h"
 #include "rollout.h"
+#include "tm_frame.h"
 
 enum { LANES = 101, SLOTS = 3, STEPS = 450, NODES = 8, LINKS = 10, COMPUTE = 4, CASES = 8 };
 
@@ -199,10 +200,40 @@ static void hash_rollout(int32_t path, int32_t precision)
     printf("rollout_f%d %d %016llx\n", precision, path, (unsigned long long)h);
 }
 
+static void hash_tm_frame(void)
+{
+    static struct fsw_frame_codec codec;
+    uint64_t h = 0xcbf29ce484222325u;
+    uint8_t body[FSW_FRAME_OCTETS_MAX], line[4 + FSW_FRAME_OCTETS_MAX], out[FSW_FRAME_OCTETS_MAX];
+
+    for (int32_t interleave = 0; interleave <= FSW_RS_INTERLEAVE_MAX; interleave++) {
+        const int32_t octets = FSW_RS_DATA_OCTETS * (interleave > 0 ? interleave : 5);
+        require(fsw_frame_init(&codec, octets, interleave) == 0, "fsw_frame_init", octets);
+        const size_t block = (size_t)codec.block_octets;
+        for (int wrong = 0; wrong <= 20 * interleave; wrong++) {
+            int32_t corrected = 0;
+            for (int32_t i = 0; i < octets; i++)
+                body[i] = (uint8_t)uniform(0, 256);
+            require(fsw_frame_encode(&codec, body, (size_t)octets - 2, line, 4 + block) == 0, "fsw_frame_encode", wrong);
+            h = hash(h, line, 4 + block);
+            for (int i = 0; i < wrong; i++)
+                line[4 + (size_t)uniform(0, (double)block)] ^= (uint8_t)uniform(1, 256);
+            const int code = fsw_frame_decode(&codec, line + 4, block, out, block, &corrected);
+            h = hash(h, &code, sizeof code);
+            if (code == 0) {
+                h = hash(h, out, (size_t)octets);
+                h = hash(h, &corrected, sizeof corrected);
+            }
+        }
+    }
+    printf("tm_frame 0 %016llx\n", (unsigned long long)h);
+}
+
 int main(void)
 {
     random_state = 20250101;
     hash_plant();
+    hash_tm_frame();
     for (int32_t precision = 32; precision <= 64; precision += 32)
         for (int32_t path = 0; path <= 3; path++)
             hash_rollout(path, precision);

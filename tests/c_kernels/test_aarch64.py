@@ -1,4 +1,4 @@
-"""Plant and rollout on aarch64 (cross-built, emulated) give the very bits that they give here."""
+"""Plant, rollout and frame codec on aarch64 (cross-built, emulated) give the very bits that they give here."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def test_aarch64_gives_the_same_bits(here: crossbuild.Hashes, tmp_path: Path) ->
 
 @needs_cross_tools
 def test_one_rounding_less_is_seen(here: crossbuild.Hashes, tmp_path: Path) -> None:
-    """The comparison can fail: fused multiply-add, which aarch64 has and compilers like, changes every hash."""
+    """The comparison can fail: fused multiply-add, which aarch64 has, changes every hash but the frame codec's."""
     options = (crossbuild.TARGETS[0], "-static", "-ffp-contract=fast")
     there = crossbuild.kernel_hashes(crossbuild.CROSS_COMPILER, tmp_path, *options, emulator=crossbuild.EMULATOR)
-    assert len(crossbuild.differences(here, there)) == len(here)
+    assert len(crossbuild.differences(here, there)) == len(here) - 1
 
 
 def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 
 from c_kernels.build import INCLUDE, NUMERIC, WARNINGS
+from c_kernels.fuzz.__main__ import SOURCES
 
 C = INCLUDE.parent
-SOURCES = {
-    "plant": ["plant.c"],
-    "rollout": ["rollout.c", "rollout_base.c", "rollout_avx2.c", "rollout_avx512.c"],
-}
 SANITIZE = ["-g", "-O0", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
 
@@ -31,7 +28,7 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(("kernel", "runs"), [("plant", 20_000), ("rollout", 3000)])
+@pytest.mark.parametrize(("kernel", "runs"), [("plant", 20_000), ("rollout", 3000), ("tm_frame", 20_000)])
 def test_fuzzing_under_sanitizers_breaks_no_promise(kernel: str, runs: int, tmp_path: Path) -> None:
     program = tmp_path / f"fuzz_{kernel}"
     compile_fuzz("gcc", kernel, program, *SANITIZE, "-fsanitize=address,undefined", "-Werror", *WARNINGS)
@@ -59,4 +56,24 @@ def test_a_broken_promise_is_seen(tmp_path: Path) -> None:
     ]  # fmt: skip
     subprocess.run(command, check=True)
     done = subprocess.run([str(program), "20000", "7"], capture_output=True, check=False, timeout=200)
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize(("source", "right", "wrong"), [
+    ("reed_solomon.c", "length > ERRORS || ", ""),
+    ("reed_solomon.c", "for (size_t p = 1; p < DATA; p += 3)", "for (size_t p = 1; p <= DATA; p += 3)"),
+    ("reed_solomon.c", "wrong += repaired;", "wrong = repaired;"),
+    ("tm_frame.c", "n >= 8; n -= 8", "n >= 7; n -= n < 8 ? n : 8"),
+    ("tm_frame.c", "out_octets != block_octets", "0"),
+])
+def test_a_fault_planted_in_the_codec_is_seen(source: str, right: str, wrong: str, tmp_path: Path) -> None:
+    program = tmp_path / "fuzz_broken"
+    for name in SOURCES["tm_frame"]:
+        text = (C / "src" / name).read_text(encoding="utf-8")
+        assert name != source or right in text
+        (tmp_path / name).write_text(text.replace(right, wrong) if name == source else text, encoding="utf-8")
+    command = ["gcc", "-std=c11", *SANITIZE, "-fsanitize=address,undefined", "-I", str(INCLUDE), "-o", str(program),
+               str(C / "fuzz" / "fuzz_tm_frame.c"), *(str(tmp_path / name) for name in SOURCES["tm_frame"])]
+    subprocess.run(command, check=True)
+    done = subprocess.run([program, "20000", "7"], capture_output=True, check=False, timeout=200)
     assert done.returncode != 0
