@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from flightsw.errors import FlightError, LinkError
-from ground.cli import audit, bill, console, keys, send, show, watch
+from ground.cli import audit, bill, console, data, job, keys, passes, run, send, show, watch
 from ground.cli.options import EXIT_COMPLETED, EXIT_TROUBLE, EXIT_USAGE, Commands, Parser
 
 _GROUPS: tuple[Callable[[Commands], None], ...] = (
@@ -22,6 +22,13 @@ _GROUPS: tuple[Callable[[Commands], None], ...] = (
     send.add_command,
     show.add_command,
     console.add_replay,
+    passes.add_command,
+    run.add_command,
+    run.add_check,
+    job.add_command,
+    data.add_plot,
+    data.add_export,
+    data.add_report,
     bill.add_command,
     audit.add_command,
     keys.add_command,

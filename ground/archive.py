@@ -575,6 +575,51 @@ class Archive:
             found += [row.packet_id for row in self._open_block(block) if row.received_s < received_s]
         return max(found, default=0)
 
+    def reception_times(self, since_s: float = -math.inf, until_s: float = math.inf) -> Array:
+        """Return when each packet of a window was received, in order."""
+        found = [np.array([row[0] for row in self._select(
+            "SELECT received_s FROM packets WHERE received_s >= ? AND received_s < ?", since_s, until_s)], np.float64)]
+        for block, octets in self._select("SELECT id, received FROM blocks WHERE received_last_s >= ?"
+                                          " AND received_first_s < ?", since_s, until_s):
+            times = self._unpacked(block, columns.unpack_times, octets)
+            found.append(times[(times >= since_s) & (times < until_s)])
+        return np.sort(np.concatenate(found))
+
+    def last_reception_s(self) -> float:
+        """Return when the newest packet was received, -inf where there is none."""
+        found = [*self._select("SELECT max(received_s) FROM packets"),
+                 *self._select("SELECT max(received_last_s) FROM blocks")]
+        return max((row[0] for row in found if row[0] is not None), default=-math.inf)
+
+    def obt_span(self, since_s: float, until_s: float) -> tuple[float, float]:
+        """Return first and last on-board time of the packets received in a window, the window where there are none."""
+        found = self._select("SELECT min(obt_s), max(obt_s) FROM packets WHERE received_s >= ? AND received_s < ?",
+                             since_s, until_s)
+        for block, obt, octets in self._select("SELECT id, obt, received FROM blocks WHERE received_last_s >= ?"
+                                               " AND received_first_s < ?", since_s, until_s):
+            times = self._unpacked(block, columns.unpack_times, octets)
+            inside = self._unpacked(block, columns.unpack_times, obt)[(times >= since_s) & (times < until_s)]
+            found += [(float(inside.min()), float(inside.max()))] if inside.size else []
+        known = [row for row in found if row[0] is not None]
+        if not known:
+            return since_s, until_s
+        return min(row[0] for row in known), max(row[1] for row in known)
+
+    def examine(self) -> list[str]:
+        """Read the whole file and say what is in it; StoreError names what is not as it was written."""
+        problems = [row[0] for row in self._select("PRAGMA integrity_check(3)") if row[0] != "ok"]
+        if problems:
+            raise StoreError(f"archive {self.path} is damaged: {'; '.join(problems)}")
+        sealed = 0
+        for block, first, last, count in self._select("SELECT id, packet_first, packet_last, packet_count FROM blocks"):
+            rows = self._open_block(block)
+            sealed += len(rows)
+            if (len(rows), rows[0].packet_id, rows[-1].packet_id) != (count, first, last):
+                raise StoreError(f"archive {self.path}: block {block} holds {len(rows)} packets, not {count}")
+        counts = [(name, self._select(f"SELECT count(*) FROM {name}")[0][0])
+                  for name in ("packets", "events", "commands", "gaps", "notes")]
+        return [f"{sealed} packets in blocks", *(f"{count} {name}" for name, count in counts)]
+
     # -- inside
 
     def _take_ids(self, count: int) -> int:
