@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from flightsw.errors import FlightError, LinkError
-from ground.cli import audit, bill, console, data, job, keys, passes, run, send, show, watch
+from ground.cli import audit, bill, console, data, dictionary, job, keys, passes, run, send, show, watch
 from ground.cli.options import EXIT_COMPLETED, EXIT_TROUBLE, EXIT_USAGE, Commands, Parser
 
 _GROUPS: tuple[Callable[[Commands], None], ...] = (
@@ -32,6 +32,7 @@ _GROUPS: tuple[Callable[[Commands], None], ...] = (
     bill.add_command,
     audit.add_command,
     keys.add_command,
+    dictionary.add_command,
 )
 
 
