@@ -14,7 +14,7 @@ from spacepackets.ecss.pus_verificator import PusVerificator, StatusField
 from spacepackets.ecss.tc import PusTc
 from spacepackets.ecss.tm import ManagedParams
 
-from flightsw.dictionary.commands import COMMANDS
+from flightsw.dictionary.commands import COMMANDS, Arg
 from flightsw.dictionary.events import BY_NAME, EVENTS
 from flightsw.dictionary.telemetry import (
     HOUSEKEEPING,
@@ -254,20 +254,18 @@ def test_bad_argument_builds_nothing() -> None:
 # --- uplink --------------------------------------------------------------------------------------------
 
 
+def any_value(arg: Arg) -> float | int | str:
+    """A value within the argument's own bounds."""
+    if arg.kind in {"text", "request"}:
+        return "mode SAFE" if arg.kind == "request" else "x" * int(arg.low)
+    low = min(arg.enum) if arg.enum is not None else arg.low
+    return float(low) if arg.kind.startswith("f") else int(low)
+
+
 def test_every_command_reaches_the_satellite() -> None:
     receiver = CommandReceiver(SCID, APID)
-    values: dict[str, tuple[float | str, ...]] = {
-        "mode": (0x33,), "hk.report": (1,), "hk.period": (1, 5.0), "param.set": ("die_max_c", 80.0),
-        "param.report": ("die_max_c",), "job.cancel": (3,), "job.submit": (3, "x" * 48, 60.0, 1.0, 2.0, 600.0, 1),
-        "data.erase": ("acme",), "time.set": (1.8e9,), "time.adjust": (-0.5,),
-        "schedule.insert": (7, 1.8e9, "mode SAFE"), "schedule.delete": (7,), "monitor.delete": (1,),
-        "monitor.add": (1, "battery_v", 12.0, 16.8, 3, 2), "monitor.modify": (1, "battery_v", 12.0, 16.8, 3, 2),
-        "monitor.enable": (1,), "monitor.disable": (1,), "action.add": (2, "shed", "", 3, "hk.report 1"),
-        "action.delete": (2,), "action.enable": (2,), "action.disable": (2,), "sequence.load": ("evening", "0" * 64),
-        "sequence.unload": ("evening",), "sequence.start": ("evening",), "sequence.stop": ("evening",),
-    }
     for i, (verb, row) in enumerate(COMMANDS.items()):
-        built = command(verb, *values.get(verb, ()), seq_count=i)
+        built = command(verb, *map(any_value, row.args), seq_count=i)
         (received,) = receiver.push(built.octets)
         assert received == Received(built.request_id, row.service, row.subservice, received.data)
         assert built.packet[11:-2] == received.data
