@@ -6,11 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-<<<<<<< HEAD
-.PHONY: help run test check bench bench-admission job-kills metering channels governor-search fuzz archive-year build aarch64 clean
-=======
-.PHONY: help run test check bench bench-admission job-kills metering channels governor-search archive-year docs build aarch64 clean
->>>>>>> 6bbc0fd (ground: Write the dictionary as XTCE 1.2 and as a page, and check sequences.)
+.PHONY: help run test check bench bench-admission job-kills metering channels governor-search fuzz archive-year docs build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -52,13 +48,11 @@ governor-search: $(READY) ## look among 100,000 states for one from which the go
 archive-year: $(READY) ## a year of 1 Hz housekeeping (60 parameters) into out/year.sqlite, asked for days of it; 3 GB
 	@$(BIN)/python tests/bench/archive_year.py out/year.sqlite
 
-<<<<<<< HEAD
 fuzz: $(READY) ## 100,000,000 executions of parsers and codecs in C under address and undefined-behaviour sanitizers
 	@$(BIN)/python -m c_kernels.fuzz 100000000
-=======
+
 docs: $(READY) ## write docs/dictionary.md out of the dictionary
 	@$(BIN)/ground dictionary --markdown docs/dictionary.md
->>>>>>> 6bbc0fd (ground: Write the dictionary as XTCE 1.2 and as a page, and check sequences.)
 
 build: $(READY) ## compile the C kernels and the guardian
 
