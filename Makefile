@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills metering channels governor-search fuzz archive-year docs build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills metering realtime emulated-image emulated channels governor-search fuzz archive-year docs build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,6 +38,12 @@ metering: $(READY) ## hold a mission day's bill against the true satellite: 3 % 
 realtime: $(READY) ## both loops at 10 Hz behind serial lines for half an hour: overruns, lateness, drift
 	@$(BIN)/hil serial realtime_iss --rate 10 --real-time --quiet
 	@cat out/latest/timing.json
+
+emulated-image: $(READY) ## build what hil run --bench emulated boots (root, on Debian: debootstrap, cpio)
+	@sh boards/qemu_x86/build.sh build/emulated
+
+emulated: $(READY) ## fly in an emulated machine and hold its command log against this process's
+	@HIL_EMULATED=1 $(BIN)/python -m pytest -rs tests/hil/test_emulated.py
 
 channels: $(READY) ## lose every telemetry channel in turn, in every way, at its worst moment; no limit may be crossed
 	@$(BIN)/hil channels

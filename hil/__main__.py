@@ -1,5 +1,5 @@
-"""The rig's command line: `hil run`, `hil serial`, `hil check`, `hil faults`, `hil replay`, `hil compare`, `hil channels`,
-`hil governor-search`.
+"""The rig's command line: `hil run`, `hil serial`, `hil check`, `hil faults`, `hil replay`, `hil compare`,
+`hil channels`, `hil governor-search`, `hil rig`.
 
 A sub-command is a function that adds its parser and sets `run` to what it does; it stands in `_COMMANDS`. One
 of a module of its own adds one line there.
@@ -8,23 +8,25 @@ of a module of its own adds one line there.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from flightsw.errors import FlightError
+from flightsw.errors import ConfigError, FlightError
 from flightsw.state import NODE_COUNT_MAX
-from hil import channels, compare, faults, governor_search, serial_bench
+from hil import channels, compare, emulated, faults, governor_search, outside, rig, serial_bench
 from hil import run as flight
 from hil import scenario as scenarios
-from hil.benches import BENCHES
+from hil.benches import BENCHES, Bench
 from hil.verdict import EXIT_STATUS
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_BENCHES: dict[str, Bench] = BENCHES | {"emulated": emulated.emulated}
 _EXIT_RUN_TEXT = ("Exit status: 0 PASS, 1 FAIL, 2 bad input or files, 3 INCONCLUSIVE (a check decided nothing, a fault "
                   "did not begin, or the rig was late), 4 ERROR (the rig broke), 130 interrupted.")
 EXIT_OK, EXIT_DIFFERS, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -67,9 +69,11 @@ def _add_run(commands: Commands) -> None:
         "folder. The flight software is in this process, or elsewhere and in lockstep with the truth: it decides the "
         "same on every bench.")
     _add_scenario(parser)
-    parser.add_argument("--bench", choices=(*BENCHES,), default="sil", metavar="NAME",
-                        help=f"where the flight software is: {', '.join(BENCHES)} (sil)")
+    parser.add_argument("--bench", choices=(*_BENCHES, "board"), default="sil", metavar="NAME",
+                        help=f"where the flight software is: {', '.join(_BENCHES)} or board (sil)")
+    parser.add_argument("--rig", type=Path, metavar="FILE", help="the rig of --bench board (rig.toml)")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where runs are kept (out)")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="JUnit XML here too (always in the run's folder)")
     parser.set_defaults(run=_run)
 
 
@@ -87,22 +91,35 @@ def _run(options: argparse.Namespace) -> int:
     try:
         from tqdm import tqdm  # noqa: PLC0415 # an extra: only runs need it
 
-        from hil import report  # noqa: PLC0415 # draws with matplotlib, an extra as well
+        from hil import junit, report  # noqa: PLC0415 # draws with matplotlib, an extra as well
     except ImportError as error:
         print(f"hil run: needs the extra 'hil' ({error.name} is not installed): pip install '.[hil]'", file=sys.stderr)
         return EXIT_BAD_INPUT
     scenario = _load(options)
+    bench = _bench(options)
     folder = flight.new_folder(options.out, scenario)
     hours = scenario.duration_s / 3600.0
     print(f"flying {scenario.id}: {hours:.1f} h ({scenario.duration_s / scenario.orbit_s:.1f} orbits) of mission "
           f"{scenario.mission.name}, seed {scenario.seed}")
     with tqdm(total=int(scenario.duration_s), unit=" s", unit_scale=True, disable=None, leave=False,
-              desc=scenario.id) as bar, BENCHES[options.bench](scenario, folder) as connect:
+              desc=scenario.id) as bar, bench(scenario, folder) as connect:
         flown = flight.fly(scenario, folder, bar.update, connect, options.bench)
     report.write(flown)
+    junit.write(flown)
+    if options.junit is not None:
+        options.junit.parent.mkdir(parents=True, exist_ok=True)
+        options.junit.write_bytes((folder / junit.FILE).read_bytes())
     flight.point_latest(folder)
     print(report.summary(flown))
     return EXIT_STATUS[flown.verdict]
+
+
+def _bench(options: argparse.Namespace) -> Bench:
+    if options.bench != "board":
+        return _BENCHES[options.bench]
+    if options.rig is None:
+        raise ConfigError("--bench board", "needs --rig: the file that describes the rig")
+    return functools.partial(rig.board, options.rig)
 
 
 # --- check -------------------------------------------------------------------------------------------
@@ -190,9 +207,10 @@ def _replay(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-_COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_faults, _add_replay,
-                                                   compare.add_command, channels.add_command,
-                                                   governor_search.add_command)
+_COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_faults,
+                                                   _add_replay, compare.add_command, channels.add_command,
+                                                   governor_search.add_command, rig.add_command,
+                                                   outside.add_command)
 
 
 if __name__ == "__main__":
