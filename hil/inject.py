@@ -114,6 +114,11 @@ class TestedFlight:
         return self._sheds + (0 if self._software is None else self._software.sheds)
 
     @property
+    def retries(self) -> int:
+        """What the bench had to repeat to reach it; 0 where it is in this process."""
+        return int(getattr(self._software, "retries", 0))
+
+    @property
     def is_running(self) -> bool:
         """True while it is neither dead nor frozen."""
         return self._software is not None and self._frozen_since_s is None

@@ -184,6 +184,11 @@ class RemoteFlight:
         if tock.said:
             self._port.write(tock.said)
 
+    @property
+    def retries(self) -> int:
+        """Messages of the sensor link that had to be sent again."""
+        return self._link.counters.repeats
+
     def close(self) -> None:
         """Nothing: whoever started the other end ends it."""
 

@@ -1,4 +1,4 @@
-"""One run as one HTML file: verdict, plots, tables, and the command that flies it again.
+"""One run as one HTML file: verdict, requirements, checks, plots, tables, and the command that flies it again.
 
 Called by `hil run` after the flight. Reads a `Flight` and draws; it judges nothing. The file is complete in
 itself (inline SVG, no script, nothing fetched), for the screen and for paper.
@@ -26,8 +26,9 @@ from matplotlib.ticker import MaxNLocator
 
 from flightsw.dictionary.events import Severity
 from flightsw.state import JobState
+from hil.provenance import commit, config_hash
 from hil.run import Flight, JobHistory, refusals, stretches
-from hil.verdict import Finding, Verdict
+from hil.verdict import Closure, Finding, Verdict, matrix
 
 _POINTS = 1000
 _EVENTS_MAX = 60
@@ -113,6 +114,17 @@ table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-
 th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid #e6ebf1; vertical-align: top; }
 th { color: #5b6673; font-weight: 600; } td.n, th.n { text-align: right; }
 tr.bad td { color: #b04500; font-weight: 600; }
+.verdict { display: flex; align-items: baseline; gap: 18px; border-radius: 8px; padding: 12px 18px; margin: 16px 0 6px;
+           color: #fff; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.verdict b { font-size: 26px; letter-spacing: 0.04em; } .verdict span { font-size: 15px; }
+.v-PASS { background: #00785a; } .v-FAIL { background: #b8430f; } .v-INCONCLUSIVE { background: #8a6100; }
+.v-ERROR { background: #3a3f4a; }
+.mark { display: inline-block; min-width: 92px; padding: 0 7px; border-radius: 4px; color: #fff; font-size: 12px;
+        font-weight: 600; text-align: center; white-space: nowrap;
+        print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.m-shown, .m-open { background: #8a6100; } .m-waived { background: #5b6673; } td code { font-size: 12px; }
+.checks td:nth-child(2), .matrix td:first-child { white-space: nowrap; font-weight: 600; }
+td code { overflow-wrap: anywhere; }
 .two { display: grid; grid-template-columns: 1fr 1fr; gap: 0 36px; } .two section { break-inside: avoid; }
 pre { background: #f6f8fb; border: 1px solid #dde3ec; border-radius: 6px; padding: 10px 13px; overflow-x: auto;
       font-size: 13px; white-space: pre-wrap; }
@@ -121,7 +133,9 @@ pre { background: #f6f8fb; border: 1px solid #dde3ec; border-radius: 6px; paddin
   table { font-size: 10.5px; } td, th { padding: 2px 8px 2px 0; } h2 { break-after: avoid; }
   .tiles { grid-template-columns: repeat(7, 1fr); gap: 6px; } .tile { padding: 5px 7px; }
   figcaption { font-size: 10px; } .tile b { font-size: 14px; } .tile span { font-size: 10px; }
-  figure svg { width: 88%; } tr { break-inside: avoid; } @page { margin: 14mm; } }
+  figure svg { width: 88%; } tr { break-inside: avoid; } @page { margin: 14mm; }
+  .verdict { padding: 7px 12px; } .verdict b { font-size: 19px; } .verdict span { font-size: 12px; }
+  .mark { font-size: 9px; min-width: 70px; } td code { font-size: 9px; } }
 """
 
 
@@ -140,12 +154,17 @@ def _page(flown: Flight) -> str:
     parts = [
         f"<h1>{escape(scenario.id)}</h1>",
         f"<p>{escape(scenario.description)}.</p>",
+        _banner(flown),
         f"<p class=soft>Mission {escape(scenario.mission.name)}, true satellite {escape(scenario.truth.name)}, "
-        f"{scenario.duration_s / 3600.0:.1f} h, {m['orbits']:.1f} orbits, seed {scenario.seed}. "
-        f"Judged by the truth, not by what the flight software says.</p>",
+        f"{scenario.duration_s / 3600.0:.1f} h, {m['orbits']:.1f} orbits, seed {scenario.seed}; bench "
+        f"{escape(flown.bench)}, level {flown.level.name}; commit {escape(commit() or 'unknown')}, configuration "
+        f"{config_hash(scenario)}. Judged by the truth, not by what the flight software says.</p>",
         _tiles(flown),
-        "<p class=soft>In all plots: grey is eclipse, blue marks on top are ground contacts; "
-        "time runs in hours since the start.</p>",
+        "<h2>Requirements</h2>", _requirements(flown),
+        "<h2>Checks</h2>", _checks(flown),
+        *(("<h2>Faults</h2>", _faults(flown)) if flown.spans or scenario.faults else ()),
+        f"<p class=soft>In all plots: grey is eclipse, blue marks on top are ground contacts"
+        f"{', orange is a fault' if flown.spans else ''}; time runs in hours since the start.</p>",
         *(_figure(flown, *figure) for figure in figures),
         "<h2>Limits</h2>", _limits(flown),
         "<div class=two>",
@@ -156,11 +175,11 @@ def _page(flown: Flight) -> str:
         "</div>",
         "<h2>Events that the ground received</h2>", _events(flown),
         "<div class=two>",
-        _section("This machine", _pairs(_timing_rows(flown))),
+        _section("This machine", _timing_figure(flown) + _pairs(_timing_rows(flown))),
         _section("Fly it again", f"<pre>{escape(command(flown))}\n"
                  f"hil replay {escape(shlex.quote(str(_near(flown.folder))))}</pre>"
-                 "<p class=soft>The same scenario and seed give the same run.json and the same recording, octet by "
-                 "octet.</p>"),
+                 "<p class=soft>The same scenario and seed give the same run.json, verdict.json and recording, octet "
+                 "by octet.</p>"),
         "</div>",
     ]
     return (f'<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
@@ -179,6 +198,81 @@ def _near(path: Path) -> Path:
     """`path` as seen from the present folder, when it is inside it."""
     path = Path(os.path.abspath(path))  # noqa: PTH100 # resolve() would follow `latest`
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+_MARKS = {Verdict.PASS: "v-PASS", Verdict.FAIL: "v-FAIL", Verdict.INCONCLUSIVE: "v-INCONCLUSIVE",
+          Verdict.ERROR: "v-ERROR"}
+_CLOSURES = {Closure.CLOSED: "v-PASS", Closure.SHOWN: "m-shown", Closure.FAILED: "v-FAIL", Closure.OPEN: "m-open"}
+
+
+def _mark(kind: str, words: str) -> str:
+    return f'<span class="mark {kind}">{escape(words)}</span>'
+
+
+def _banner(flown: Flight) -> str:
+    """The verdict, and what it hangs on."""
+    bad = [each.name for each in flown.findings if each.verdict is not Verdict.PASS and not each.waived]
+    words = f"{_passed(flown.findings)}{'; not: ' + ', '.join(bad[:6]) if bad else ''}{', ...' if len(bad) > 6 else ''}"
+    return (f'<div class="verdict {_MARKS[flown.verdict]}"><b>{flown.verdict.value}</b><span>{escape(words)}</span>'
+            "</div>")
+
+
+def _rows(kind: str, head: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> str:
+    """A table of ready-made cells."""
+    body = "".join(f"<tr{' class=bad' if bad else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+                   for cells, bad in rows)
+    return (f"<table class={kind}><thead><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr></thead>"
+            f"<tbody>{body}</tbody></table>")
+
+
+def _requirements(flown: Flight) -> str:
+    """What this run says of each requirement that it bears on. A pass below a requirement's level leaves it open."""
+    lines = matrix(flown.findings, dict(flown.scenario.requirements), flown.level)
+    if not lines:
+        return "<p>No check of this run bears on a requirement.</p>"
+    counts = Counter(line.closure for line in lines)
+    said = ", ".join(f"{count} {closure.value}" for closure, count in counts.items())
+    table = _rows("matrix", ("requirement", "what it asks for", "level", "this run", "by the checks"), (
+        ((line.requirement.id, escape(line.requirement.text), line.requirement.level,
+          _mark(_CLOSURES[line.closure],
+                f"shown at {flown.level.name}" if line.closure is Closure.SHOWN else line.closure.value),
+          escape(", ".join(line.findings))), line.closure is Closure.FAILED) for line in lines))
+    return (f"{table}<p class=soft>{escape(said)}. A pass below a requirement's level shows it there and leaves it "
+            "open.</p>")
+
+
+def _checks(flown: Flight) -> str:
+    """Every check with margin and worst time; first what did not pass, then as the scenario lists them."""
+    order = [Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS]
+
+    def row(each: Finding) -> tuple[Sequence[str], bool]:
+        waived = f"<br>waived: {escape(each.waived)}" if each.waived else ""
+        return ((_mark("m-waived" if each.waived else _MARKS[each.verdict],
+                       "waived" if each.waived else each.verdict.value), escape(each.name),
+                 f"<code>{escape(each.statement)}</code><br>{escape(each.detail)}{waived}",
+                 "" if each.margin is None else escape(_margin(each)),
+                 "" if each.worst_s is None else f"T+{each.worst_s:,.0f} s"),
+                each.verdict is not Verdict.PASS and not each.waived)
+
+    return _rows("checks", ("verdict", "check", "statement and outcome", "margin", "worst at"),
+                 (row(each) for each in sorted(flown.findings, key=lambda each: order.index(each.verdict))))
+
+
+def _margin(finding: Finding) -> str:
+    margin = finding.margin if finding.margin is not None else 0.0
+    if finding.unit == "frac":
+        return f"{100.0 * margin:+.2f} %"
+    return f"{margin:{'+,.0f' if abs(margin) >= 1000.0 else '+.3g'}} {finding.unit}".rstrip()
+
+
+def _faults(flown: Flight) -> str:
+    """What was injected, and what of it did not begin."""
+    began = {span.id for span in flown.spans}
+    rows = [((span.id, f"{span.kind} {span.target}".rstrip(), f"T+{span.from_s:,.0f} s",
+              f"{span.to_s - span.from_s:,.0f} s"), False) for span in flown.spans]
+    rows += [((step.id, f"{step.kind} {step.target}".rstrip(), "did not begin", ""), True)
+             for step in flown.scenario.faults if step.id not in began]
+    return _table(("fault", "kind and target", "began", "lasted"), rows, left=2)
 
 
 def _tiles(flown: Flight) -> str:
@@ -282,6 +376,7 @@ def _timing_rows(flown: Flight) -> list[tuple[str, object]]:
         ("times real time", f"{timing['realtime_factor']:,.0f}"), ("flown in", f"{timing['elapsed_s']:.1f} s"),
         *((f"flight tick, {name}", f"{value:.3f} ms") for name, value in ticks.items()),
         *((f"{name.replace('_', ' ')}, per tick", f"{value:.0f} µs") for name, value in parts.items()),
+        ("ticks that the rig began late", flown.overruns), ("repeats on the bench's link", flown.retries),
         ("machine", timing["machine"]),
     ]
 
@@ -324,6 +419,29 @@ def _error(frac: object) -> str:
 # --- plots -------------------------------------------------------------------------------------------
 
 
+def _timing_figure(flown: Flight) -> str:
+    """How long the flight software's ticks took, on logarithmic axes: the tail is what matters."""
+    figure = Figure(figsize=(5.0, 1.7))
+    figure.subplots_adjust(0.11, 0.24, 0.98, 0.97)
+    axes = figure.add_subplot()
+    edges = np.geomspace(0.01, max(10.0, float(flown.tick_ms.max(initial=0.0))), 61)
+    axes.hist(np.clip(flown.tick_ms, edges[0], None), bins=edges.tolist(), color=_BLUE)
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=1.0)
+    axes.set_ylim(bottom=0.0)
+    axes.set_xlabel("flight tick, ms", labelpad=1)
+    axes.set_ylabel("ticks", labelpad=1)
+    axes.tick_params(length=0, which="both")
+    return f"<figure>{_svg(figure)}</figure>"
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=False, metadata={"Date": None})
+    svg = out.getvalue()
+    return svg[svg.index("<svg"):]
+
+
 def _figure(flown: Flight, title: str, caption: str, draw: Callable[[Axes, Flight], None], height_in: float) -> str:
     figure = Figure(figsize=(_WIDTH_IN, height_in))
     # The same edges in every figure, so that a moment stands at one place all the way down the page.
@@ -335,17 +453,16 @@ def _figure(flown: Flight, title: str, caption: str, draw: Callable[[Axes, Fligh
     axes.set_xlim(0.0, hours)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=13, steps=[1, 2, 2.5, 3, 5, 6, 10]))
     axes.tick_params(length=0)
-    out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=False, metadata={"Date": None})
-    svg = out.getvalue()
-    return (f"<figure><h2>{escape(title)}</h2>{svg[svg.index('<svg'):]}<figcaption>{escape(caption)}</figcaption>"
-            "</figure>")
+    return f"<figure><h2>{escape(title)}</h2>{_svg(figure)}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _shade(axes: Axes, flown: Flight) -> None:
-    """Eclipses behind the curves, contacts as marks on top."""
+    """Eclipses and faults behind the curves, contacts as marks on top."""
     for dark in stretches(flown.lit_frac < 0.5):
         axes.axvspan(dark.from_s / 3600.0, dark.to_s / 3600.0, color=_NIGHT, zorder=0, lw=0)
+    for span in flown.spans:
+        axes.axvspan(span.from_s / 3600.0, span.to_s / 3600.0, color=_ORANGE, alpha=0.10, zorder=0, lw=0)
+        axes.axvline(span.from_s / 3600.0, color=_ORANGE, lw=0.9, zorder=1)
     if flown.scenario.link.contact == "passes":
         across = axes.get_xaxis_transform()
         for contact in flown.contacts:
@@ -401,6 +518,9 @@ def _draw_charge(axes: Axes, flown: Flight) -> None:
         _limit_line(axes, cutoff, "cut-off")
     axes.set_ylim(min(float(charge.min()), floor) - 2.0, 101.0)
     axes.set_ylabel("charge, %")
+    for span in flown.spans:
+        axes.annotate(span.id, (span.from_s / 3600.0, 0.0), xycoords=("data", "axes fraction"), xytext=(2, 3),
+                      textcoords="offset points", rotation=90, va="bottom", ha="left", fontsize=7, color="#8a5a00")
 
 
 def _draw_power(axes: Axes, flown: Flight) -> None:

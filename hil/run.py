@@ -235,6 +235,9 @@ class Flight:
     spans: tuple[FaultSpan, ...] = ()
     tick_ms: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     bench: str = "sil"
+    retries: int = 0  # of the bench; counted and shown, never hidden
+    overruns: int = 0  # ticks that the rig began late; time waits for it in lockstep
+    late_max_s: float = 0.0
 
     @property
     def verdict(self) -> Verdict:
@@ -518,7 +521,7 @@ class Run:
                 "verifies": list(each.verifies)} for each in findings}})
         return Flight(scenario, self.folder, metrics, timing, trace, book, self.contacts, crossings, events,
                       satellite.around.illumination_frac, scenario.start_unix_s, findings, tuple(self.injector.spans),
-                      np.frombuffer(self._watch.tick_ms), self.bench)
+                      np.frombuffer(self._watch.tick_ms), self.bench, self.flight.retries)
 
     def _judge(self, record: Record) -> tuple[Finding, ...]:
         """Hold every check against the run; what the scenario waives keeps its verdict and does not count."""

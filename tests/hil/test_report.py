@@ -7,10 +7,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from hil import report, run
+from hil import junit, report, run
 from hil.__main__ import main
+from hil.inject import FaultSpan
+from hil.provenance import config_hash
 from hil.report import envelope
 from hil.scenario import find, load
+from hil.verdict import Finding, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +35,9 @@ def test_the_page_needs_nothing_else(page):
     assert len(page) < 1_000_000
 
 
-def test_the_five_plots_are_well_formed(page):
+def test_the_five_plots_and_the_timing_are_well_formed(page):
     plots = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(plots) == 5
+    assert len(plots) == 6
     for plot in plots:
         ElementTree.fromstring(plot)
 
@@ -71,6 +74,67 @@ def test_a_crossed_limit_stands_out(flown):
     report.write(flown)
 
 
+FINDINGS = (
+    Finding("cold <plate>", Verdict.FAIL, "once violated", "never truth.plate_c < 0", -3.5, "K", 4711.0,
+            ("REQ-THM-2",)),
+    Finding("limit.die", Verdict.PASS, "held", "always truth.die_max_c <= 80", 12.25, "K", 600.0, ("REQ-THM-1",)),
+    Finding("soon", Verdict.INCONCLUSIVE, "never came", "expect decision.shed"),
+    Finding("known", Verdict.FAIL, "does not hold", "final t_s < 0", waived="agreed <on> Monday"),
+)
+
+
+SPANS = (FaultSpan("cut", "link.cut", "up", 600.0, 1200.0),)
+
+
+def judged(flown, findings=FINDINGS, folder=None):
+    return dataclasses.replace(flown, findings=findings, spans=SPANS, folder=folder or flown.folder)
+
+
+def test_the_verdict_its_requirements_and_margins_stand_first(flown, tmp_path):
+    page = report.write(judged(flown, folder=tmp_path)).read_text("utf-8")
+    assert '<div class="verdict v-FAIL"><b>FAIL</b><span>1 of 4 checks passed, 1 waived; not: cold &lt;pl' in page
+    assert page.index("class=matrix") < page.index("class=checks") < page.index("<svg")
+    matrix = re.search(r"<table class=matrix.*?</table>", page, re.DOTALL)[0]
+    assert re.search(r"REQ-THM-1</td>.*?shown at SIL", matrix, re.DOTALL)
+    assert re.search(r"REQ-THM-2</td>.*?failed", matrix, re.DOTALL)
+    checks = re.search(r"<table class=checks.*?</table>", page, re.DOTALL)[0]
+    assert "-3.5 K" in checks
+    assert "T+4,711 s" in checks
+    assert "waived: agreed &lt;on&gt; Monday" in checks
+    assert "<td>link.cut up</td>" in page
+    assert "commit " in page
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_the_banner_says_the_verdict(flown, verdict):
+    assert f"v-{verdict.value}" in report._banner(judged(flown, [Finding("c", verdict, "")]))
+
+
+def test_junit_says_what_a_build_server_and_a_reviewer_ask_for(flown):
+    suite = junit.suite(judged(flown))
+    assert {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
+        "tests": "4", "failures": "1", "errors": "1", "skipped": "1"}
+    said = {each.get("name"): each.get("value") for each in suite.find("properties")}
+    assert {"verdict", "seed", "commit", "config_sha256", "bench", "level", "overruns", "late_max_s", "retries",
+            "tick_ms_p99"} <= said.keys()
+    assert (said["verdict"], said["level"], said["seed"]) == ("FAIL", "SIL", "7")
+    assert said["requirement.REQ-THM-1"] == "shown below its level"
+    cases = {case.get("name"): case for case in suite.findall("testcase")}
+    assert cases["cold <plate>"].find("failure").get("message") == "once violated"
+    assert cases["soon"].find("error").get("type") == "INCONCLUSIVE"
+    assert cases["known"].find("skipped").get("message") == "waived: agreed <on> Monday"
+    own = {each.get("name"): each.get("value") for each in cases["limit.die"].find("properties")}
+    assert own == {"statement": "always truth.die_max_c <= 80", "requirements": "REQ-THM-1", "margin": "12.25 K",
+                   "worst_s": "600"}
+    again = ElementTree.parse(junit.write(judged(flown))).getroot()
+    assert again.get("tests") == "4"
+
+
+def test_the_hash_of_the_configuration_follows_what_is_flown(flown):
+    other = dataclasses.replace(flown.scenario, seed=8)
+    assert config_hash(flown.scenario) == config_hash(flown.scenario) != config_hash(other)
+
+
 def test_summary_says_speed_and_place(flown):
     said = report.summary(flown)
     assert "times real time" in said
@@ -94,5 +158,6 @@ def test_the_command_line_makes_a_whole_run(tmp_path, capsys):
     said = capsys.readouterr()
     assert (tmp_path / "latest" / "report.html").is_file()
     assert (tmp_path / "latest").resolve().name == "short_iss-5-001"
+    assert ElementTree.parse(tmp_path / "latest" / "junit.xml").getroot().get("failures") == "0"
     assert "seed 5" in said.out
     assert said.err == ""  # no progress bar where nobody watches
