@@ -32,6 +32,8 @@ def add_command(commands: Commands) -> None:
     _add_mission(parser)
     parser.add_argument("--web", type=whole(1, 65535), nargs="?", const=8000, metavar="N",
                         help="serve it to browsers of this machine on TCP port N (8000); needs the extra 'web'")
+    parser.add_argument("--passes-by", choices=("ground", "satellite"), default="ground",
+                        help="whose clock passes are told by; a rig's satellite lives in days of its own (ground)")
     parser.set_defaults(run=_console)
 
 
@@ -67,11 +69,12 @@ def _console(options: argparse.Namespace) -> int:
 
         def status() -> Status:
             if session is not None:
-                return Status(f"{options.port} {options.baud}", *session.status)
+                return Status(f"{options.port} {options.baud}", *session.status, clear=options.security == "clear")
             alone = "" if is_watched(options.archive) else "nobody owns the port: start ground watch or console --port"
             return Status(f"following {options.archive.name}", alone, mode="following")
 
-        model = Model(stack.enter_context(Archive(options.archive, read_only=True)), sky)
+        model = Model(stack.enter_context(Archive(options.archive, read_only=True)), sky,
+                      by_satellite=options.passes_by == "satellite")
         model.start(time.time())
         clock = MonotonicClock(start_s=time.time())  # a clock that is set meanwhile moves no age
         Console(options.archive, model, clock.now_s, status).run()

@@ -86,9 +86,11 @@ class _Trend:
 class Model:
     """The picture at `now_s` (Unix) of what `archive` held then; `refresh` moves it on."""
 
-    def __init__(self, archive: Archive, sky: Sky | None = None) -> None:
+    def __init__(self, archive: Archive, sky: Sky | None = None, *, by_satellite: bool = False) -> None:
+        """With `by_satellite`, passes are by the satellite's clock: that of a rig is not of our days."""
         self.archive = archive
         self.sky = sky
+        self._by_satellite = by_satellite
         self.now_s = -math.inf
         self.heard_s: float | None = None
         self.packets = 0  # taken since the console began
@@ -239,6 +241,17 @@ class Model:
     def utc_of(self, mission_s: float) -> float | None:
         """Return a mission time (T+) as Unix seconds, None while it is not known what T+0 was."""
         return self._mission_start_s + mission_s if math.isfinite(self._mission_start_s) else None
+
+    @property
+    def obt_s(self) -> float:
+        """On-board time now, as far as known: plots are in the satellite's time."""
+        newest = max(self.received.values(), key=lambda report: report.received_s, default=None)
+        return self.now_s if newest is None else newest.obt_s + max(0.0, self.now_s - newest.received_s)
+
+    @property
+    def sky_s(self) -> float:
+        """The time by which passes are told."""
+        return self.obt_s if self._by_satellite else self.now_s
 
     def trend(self, point: str) -> Series:
         """Return the recent samples of a point of `TRENDS`."""

@@ -50,6 +50,7 @@ class Status(NamedTuple):
     lost_frames: int = 0
     mode: str = "live"  # live, following, replay
     rate: float = 1.0
+    clear: bool = False  # anyone can command the satellite
 
 
 # -- pieces
@@ -102,9 +103,9 @@ def time_text(unix_s: float) -> str:
 # -- header
 
 
-def header(model: Model, status: Status, width: int, now_s: float | None = None) -> list[Line]:
+def header(model: Model, status: Status, width: int) -> list[Line]:
     """Two lines: mode, signal and link; then the pass clock. Trouble takes the first one's end."""
-    now_s = model.now_s if now_s is None else now_s
+    now_s = model.now_s
     mode, stale = model.value("mode")
     text = value_text(POINT_BY_NAME["mode"], mode) if mode is not None else "unknown"
     style = "bold black on white" if stale else _MODE_STYLE.get(text, "bold reverse")
@@ -120,13 +121,15 @@ def header(model: Model, status: Status, width: int, now_s: float | None = None)
     open_events = sum(e.severity >= Severity.MEDIUM and e.acknowledged_s is None for e in model.events)
     if open_events:
         first.append((f"  {open_events} to acknowledge", "bold red"))
+    if status.clear:
+        first.append(("  LINK IN CLEAR ", "bold white on red"))
     if status.trouble:
         first.append((f"  {status.trouble} ", "bold white on red"))
     else:
         first.append((f"  {status.source}  packets {model.packets}"
                       + (f"  bad {status.bad}" if status.bad else "")
                       + (f"  lost frames {status.lost_frames}" if status.lost_frames else ""), DIM))
-    return [cut(first, width), cut(pass_clock(model, now_s, width), width)]
+    return [cut(first, width), cut(pass_clock(model, model.sky_s, width), width)]
 
 
 def pass_clock(model: Model, now_s: float, width: int) -> Line:
@@ -323,16 +326,10 @@ def power_plot(model: Model, width: int, rows: int, now_s: float) -> list[Line]:
 
 def plots(model: Model, width: int, rows: int) -> list[Line]:
     """The three plots below one another."""
-    now_s = obt_now(model)
+    now_s = model.obt_s
     each = max(4, rows // 3)
     return [*charge_plot(model, width, each, now_s), *temperature_plot(model, width, each, now_s),
             *power_plot(model, width, rows - 2 * each, now_s)]
-
-
-def obt_now(model: Model) -> float:
-    """Return on-board time now, as far as known: plots are in the satellite's time."""
-    newest = max(model.received.values(), key=lambda report: report.received_s, default=None)
-    return model.now_s if newest is None else newest.obt_s + max(0.0, model.now_s - newest.received_s)
 
 
 def _inside(series: Series, span: tuple[float, float]) -> Series:
@@ -433,7 +430,7 @@ def passes(model: Model, width: int) -> list[Line]:
     """The passes of the next day."""
     if model.sky is None:
         return [[(" start with --mission FILE to predict passes from its elements and stations", DIM)]]
-    now_s = model.now_s
+    now_s = model.sky_s
     lines: list[Line] = [cut([(f"  {'station':<10} {'AOS (UTC)':<14} {'in':>9} {'min':>5} {'high':>5} {'azimuth':>11}"
                               f" {'margin dB':>11}", BOLD)], width)]
     return lines + [pass_line(contact, now_s, width) for contact in model.sky.upcoming(now_s)]
@@ -456,7 +453,7 @@ def pass_line(contact: Contact, now_s: float, width: int) -> Line:
 
 def overview(model: Model, width: int, rows: int) -> list[Line]:
     """Everything at once, as far as the screen reaches: vitals, plots, jobs, commands, events."""
-    now_s = obt_now(model)
+    now_s = model.obt_s
     left = 34 if width < 100 else 40
     right = width - left - 2
     if width < 100 or rows < 30:
