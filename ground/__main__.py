@@ -13,13 +13,16 @@ import sys
 from collections.abc import Callable, Sequence
 
 from flightsw.errors import FlightError, LinkError
-from ground.cli import audit, bill, console, data, dictionary, job, keys, passes, run, send, show, watch
+from ground.cli import audit, bill, console, data, dictionary, files, job, keys, passes, run, send, show, watch
 from ground.cli.options import EXIT_COMPLETED, EXIT_TROUBLE, EXIT_USAGE, Commands, Parser
 
 _GROUPS: tuple[Callable[[Commands], None], ...] = (
     console.add_command,
     watch.add_command,
     send.add_command,
+    files.add_upload,
+    files.add_download,
+    files.add_files,
     show.add_command,
     console.add_replay,
     passes.add_command,

@@ -4,6 +4,7 @@ A Unix socket beside the archive (`FILE.sock`, mode 0600: who may use it is who 
 JSON line, `{"verb", "args", "timeout_s"}`, and is answered with one JSON line a stage, `Progress` by name, until
 the command ends. The door serves from the watcher's own loop and never blocks it; a client that does not read
 or sends nonsense is dropped.
+A line with `file` is for the file desk, which answers with the transfer's progress.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from flightsw.dictionary.commands import Value
 from flightsw.errors import LinkError, StoreError
+from ground.files import FileDesk, Follow
 from ground.station import CommandRecord, CommandReport, CommandState, Report, Station
 
 _REQUEST_OCTETS_MAX = 8192
@@ -49,16 +51,18 @@ class _Client:
         self.connection = connection
         self.received = b""
         self.request_id: int | None = None
+        self.follow: Follow | None = None  # of a file transfer
         self.untold: list[CommandRecord] = []
 
 
 class Door:
     """The listening end, for the process that owns the port."""
 
-    def __init__(self, station: Station) -> None:
+    def __init__(self, station: Station, files: FileDesk | None = None) -> None:
         """Listen beside the station's archive; StoreError when another watcher does, or no socket can be made."""
         archive = station.archive.path
         self._station = station
+        self._files = files
         self._path = socket_path(archive)
         self._clients: list[_Client] = []
         if len(os.fsencode(self._path)) > _PATH_OCTETS_MAX:
@@ -129,6 +133,8 @@ class Door:
 
     def _attend(self, client: _Client, now_s: float) -> bool:
         """Serve one client; True when nothing more will be said to it."""
+        if client.follow is not None:
+            return _go_on(client, client.follow, now_s)
         if client.request_id is None:
             try:
                 octets = client.connection.recv(_REQUEST_OCTETS_MAX)
@@ -137,6 +143,9 @@ class Door:
             client.received += octets
             if b"\n" not in client.received:
                 return not octets or len(client.received) > _REQUEST_OCTETS_MAX
+            request = _file_request(client.received)
+            if request is not None:
+                return self._begin_transfer(client, request, now_s)
             try:
                 verb, args, timeout_s = _read_request(client.received)
                 client.request_id = self._station.send(verb, args, now_s, timeout_s).request_id
@@ -149,8 +158,41 @@ class Door:
         return any(record.state.is_final for record in told)
 
 
+    def _begin_transfer(self, client: _Client, request: dict[str, Any], now_s: float) -> bool:
+        """Hand a request to the file desk; see `_attend`."""
+        if self._files is None:
+            _tell(client, {"error": "this watcher does not transfer files", "usage": True})
+            return True
+        try:
+            client.follow = self._files.follow(request, now_s)
+        except (LinkError, StoreError) as error:
+            _tell(client, {"error": str(error), "usage": isinstance(error, LinkError)})
+            return True
+        return _go_on(client, client.follow, now_s)
+
+
+def _go_on(client: _Client, follow: Follow, now_s: float) -> bool:
+    """Tell a client how far its transfer is; True when nothing more will be said to it."""
+    try:
+        lines, over = follow(now_s)
+    except (LinkError, StoreError) as error:
+        lines, over = [{"error": str(error), "usage": isinstance(error, LinkError)}], True
+    for line in lines:
+        _tell(client, line)
+    return over
+
+
 def _tell(client: _Client, line: dict[str, object]) -> None:
     client.connection.sendall(json.dumps(line).encode() + b"\n")
+
+
+def _file_request(octets: bytes) -> dict[str, Any] | None:  # Any: JSON values
+    """Return what is asked of the file desk; None for a line that is for somebody else, or nonsense."""
+    try:
+        request = json.loads(octets.split(b"\n", 1)[0])
+    except (ValueError, RecursionError):
+        return None
+    return request if isinstance(request, dict) and "file" in request else None
 
 
 def _read_request(octets: bytes) -> tuple[str, list[Value], float]:
@@ -198,6 +240,30 @@ def send_through(archive: Path, verb: str, args: Sequence[Value], timeout_s: flo
     """
     connection = _connect(socket_path(archive))
     return None if connection is None else _stages(connection, verb, args, timeout_s)
+
+
+def ask(archive: Path, request: Mapping[str, object]) -> Iterator[dict[str, Any]] | None:
+    """Have the watcher's file desk do something; what it tells as it comes, or None when nobody watches.
+
+    The iterator ends early where the watcher ends, and raises LinkError or StoreError where the request failed.
+    """
+    connection = _connect(socket_path(archive))
+    return None if connection is None else _told(connection, request)
+
+
+def _told(connection: socket.socket, request: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+    with connection, connection.makefile("rwb") as stream:
+        connection.settimeout(None)  # a transfer may wait for passes
+        try:
+            stream.write(json.dumps(request).encode() + b"\n")
+            stream.flush()
+            for octets in stream:
+                line: dict[str, Any] = json.loads(octets)
+                if "error" in line:
+                    raise (LinkError if line["usage"] else StoreError)(line["error"])
+                yield line
+        except OSError as error:
+            raise StoreError(f"ground watch does not answer: {error}") from error
 
 
 def _stages(connection: socket.socket, verb: str, args: Sequence[Value], timeout_s: float) -> Iterator[Progress]:

@@ -19,6 +19,7 @@ from flightsw.errors import FlightError, StoreError
 from flightsw.link.serial_port import SerialPort
 from ground.archive import Archive
 from ground.cli.options import seals_of, stack_of
+from ground.files import FileDesk, folder_of
 from ground.relay import Door
 from ground.station import Station
 
@@ -52,7 +53,9 @@ class Session:
             seals = stack.enter_context(seals_of(options))
             self.station = Station(self.port, self.archive, scid=options.scid, apid=options.apid, epoch_s=self.epoch_s,
                                    stack=stack_of(options), seals=seals)
-            self.door = stack.enter_context(Door(self.station))
+            self.files = FileDesk(self.station, folder_of(options.archive), options.baud)
+            stack.callback(self.files.close)
+            self.door = stack.enter_context(Door(self.station, self.files))
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -70,6 +73,7 @@ class Session:
         now_s = self.clock.now_s()
         self.port.reconnect(now_s)
         self.station.poll(now_s)
+        self.files.poll(now_s)
         self.door.serve(now_s)
         return now_s
 

@@ -27,7 +27,7 @@ from flightsw.errors import LinkError, StoreError
 from flightsw.link.cop1 import Fop
 from flightsw.link.frames import Clcw
 from flightsw.link.keys import TELEMETRY, KeyRing
-from flightsw.link.packets import Telemetry, unpack_tm
+from flightsw.link.packets import Telemetry, file_apid, file_pdu_of, pack_file_packet, unpack_tm
 from flightsw.link.sdls import CommandSeal, SecurityReport, TelemetrySeal
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import (
@@ -196,6 +196,7 @@ class Station:
         self.repeated_verifications = 0  # changed nothing
         self.foreign_verifications = 0  # of a command that this archive never sent
         self.archive_trouble = ""  # why the archive cannot be written now; empty when it can
+        self.file_listener: Callable[[bytes], None] | None = None  # takes the CFDP PDUs, which are not archived
         self.parameters: dict[str, float] = archive.parameters()  # as reported, by name
         self.received: dict[int, HousekeepingReport] = {}  # the latest of each structure
         self._scid = scid
@@ -217,6 +218,7 @@ class Station:
         self._next_message: dict[tuple[int, int, int], int] = {}
         self._commands: dict[int, CommandRecord] = {}  # bounded: a request id comes again after 16,384
         self._open: set[int] = set()
+        self._file_seq_count = 0
         self._listeners: list[Listener] = []
         self._unpublished: deque[Report] = deque(maxlen=PENDING_MAX)
 
@@ -314,6 +316,12 @@ class Station:
             record = self._change(record, CommandState.NOT_SENT, now_s)
         return record
 
+    def send_file_pdu(self, pdu: bytes) -> bool:
+        """Send one CFDP PDU; False where the line did not take it. LinkError where it is too long for a frame."""
+        packet = pack_file_packet(file_apid(self._apid), self._file_seq_count, pdu, is_telecommand=True)
+        self._file_seq_count = (self._file_seq_count + 1) % _SEQUENCE_COUNTS
+        return self._transmit(TcKind.BD, 0, packet)
+
     # -- inside
 
     def _transmit(self, kind: TcKind, sequence: int, data: bytes) -> bool:
@@ -334,6 +342,11 @@ class Station:
 
     def _take(self, packet: bytes, now_s: float) -> None:
         self.packets += 1
+        if self.file_listener is not None:
+            pdu = file_pdu_of(packet, file_apid(self._apid))
+            if pdu is not None:
+                self.file_listener(pdu)
+                return
         received_s = self._epoch_s + now_s
         try:
             tm = unpack_tm(packet)
