@@ -25,7 +25,7 @@ from flightsw.jobs.ledger import Ledger
 from flightsw.jobs.onboard import Bundle
 from flightsw.jobs.policy import BorderWatch, Regions
 from flightsw.jobs.vault import Entropy, Vault
-from flightsw.link.keys import TELEMETRY, KeyRing
+from flightsw.link.keys import IN_FORCE, TELEMETRY, KeyRing, Rollover
 from flightsw.link.sdls import CommandSeal, TelemetrySeal
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver, Reporter
@@ -164,7 +164,7 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
         ledger=ledger, facts=facts, brain=brain, forecaster=forecaster,
         recorder=recorder, order_book=order_book, read_upload=partial(read_upload, folder / UPLOADS),
         boot_count=boot_count, always_transmit=parts.always_transmit, duty_throttle=parts.duty_throttle,
-        custody=custody, files=files,
+        custody=custody, files=files, rollover=None if ring is None else Rollover(ring),
     )
     supervisor.announce_boot(last.now_s, last.mode)
     for event in (*_link_events(ring), *parts.boot_events):
@@ -176,6 +176,6 @@ def _link_events(ring: KeyRing | None) -> list[Event]:
     """What each station must know after a boot: which counters are used up. Or that there is nothing to know."""
     if ring is None:
         return [Event("link_clear", ())]
-    stations = sorted(set(ring.keys.families) - {TELEMETRY})
     return [Event("uplink_counter", (one.spi, float(one.used)))
-            for family in stations if (one := ring.in_force(family)) is not None]
+            for family in ring.keys.families if family != TELEMETRY
+            for one in ring.family(family) if one.state in IN_FORCE]

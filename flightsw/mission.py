@@ -8,24 +8,27 @@ flown. The rig's truth has files and numbers of its own and never reads these.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 from flightsw.declared import Reader, number, parse_toml, problems_error, read_text, text
 from flightsw.dictionary import parameters
+from flightsw.dictionary.commands import COMMANDS
 from flightsw.state import NODE_COUNT_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Station:
-    """A ground station; passes count from `min_elevation_deg`."""
+    """A ground station; passes count from `min_elevation_deg`. `may_send` are patterns of verbs."""
 
     name: str
     latitude_deg: float = number("deg", -90.0, 90.0)
     longitude_deg: float = number("deg", -180.0, 180.0)
     altitude_m: float = number("m", -500.0, 9000.0)
     min_elevation_deg: float = number("deg", 0.0, 60.0)
+    may_send: tuple[str, ...] = ("*",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +252,9 @@ def _consistency_problems(mission: Mission) -> list[str]:
         problems.append(f"link.frame_octets = {mission.link.frame_octets}: 223 octets, or 1115 (interleave 5)")
     if mission.link.framing == "cobs" and mission.link.reed_solomon:
         problems.append("link.reed_solomon = true: framing 'cobs' has no blocks of one length to code")
+    problems += [f"stations: {station.name} may_send {pattern!r}, which is no telecommand"
+                 for station in mission.stations for pattern in station.may_send
+                 if not fnmatch.filter(COMMANDS, pattern)]
     names = [station.name for station in mission.stations]
     if not names or len(set(names)) != len(names):
         problems.append(f"stations: at least one, with different names; found {names}")

@@ -98,7 +98,7 @@ class Recorder:
         if (inputs.received or inputs.submitted or inputs.progress or inputs.bans or inputs.noticed
                 or inputs.files):
             variable = json.dumps([
-                [[r.request_id, r.service, r.subservice, r.data.hex()] for r in inputs.received],
+                [[r.request_id, r.service, r.subservice, r.data.hex(), r.spi] for r in inputs.received],
                 [_spec_to_json(spec) for spec in inputs.submitted],
                 inputs.progress,
                 inputs.bans,
@@ -210,8 +210,8 @@ def _variable_part(octets: bytes) -> _Variable:
     received, submitted, progress, bans, *newer = json.loads(octets)
     noticed, files = newer or ((), ())  # older recordings end with the bans
     return _Variable(
-        tuple(Received(number, service, subservice, bytes.fromhex(data))
-              for number, service, subservice, data in received),
+        tuple(Received(number, service, subservice, bytes.fromhex(data), *spi)  # older recordings have no SPI
+              for number, service, subservice, data, *spi in received),
         tuple(_spec_from_json(spec) for spec in submitted),
         tuple(JobProgress(*fields) for fields in progress),
         tuple(BanNews(manifest, from_s, to_s, tuple(Ban(*ban) for ban in spans))

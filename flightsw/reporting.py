@@ -64,6 +64,19 @@ class Counters(NamedTuple):
     heat_room_wh: float
     energy_used_wh: float
     energy_overdraft_wh: float
+    reject_fecf: int
+    reject_scid: int
+    reject_type: int
+    reject_spi: int
+    reject_mac: int
+    reject_replay: int
+    reject_window: int
+    reject_sequence: int
+    reject_packet: int
+    uplink_spi: int
+    uplink_counter: float
+    uplink_expected: int
+    uplink_locked: int
 
 
 _AHEAD_POINTS = POINT_INDEX["plan_limit"]

@@ -347,6 +347,10 @@ class JobProgress(NamedTuple):
     detail: str
 
 
+SPI_SLOT_BITS = 4
+"""Low bits of an SPI that count a sender's keys; the others name the sender (`link.keys`)."""
+
+
 class Received(NamedTuple):
     """A telecommand that passed every check of the link. `request_id` names it in its verification.
 
@@ -358,6 +362,11 @@ class Received(NamedTuple):
     subservice: int
     data: bytes
     spi: int = 0
+
+    @property
+    def station(self) -> int:
+        """Number of the station that sealed it, 1 for the mission's first; 0 for none."""
+        return self.spi >> SPI_SLOT_BITS
 
 
 class Request(NamedTuple):
@@ -538,8 +547,30 @@ class StopSequence(NamedTuple):
     name: str
 
 
+class Arm(NamedTuple):
+    """Arm the hazardous command of this digest for the station that sent this under `spi`."""
+
+    digest: str
+    spi: int = 0
+
+
+class KeyStep(IntEnum):
+    """Steps of a station, or of telemetry, to its next key."""
+
+    ROLL = 1
+    CONFIRM = 2
+
+
+class ChangeKey(NamedTuple):
+    """Take `step` with the key of `sender` (0: telemetry, else a station), asked for under `spi`."""
+
+    step: KeyStep
+    sender: int
+    spi: int = 0
+
+
 Effect = (
-    SetMode | ReportHousekeeping | SetHousekeepingPeriod | SetParameter | ReportParameter | SubmitJob
+    Arm | ChangeKey | SetMode | ReportHousekeeping | SetHousekeepingPeriod | SetParameter | ReportParameter | SubmitJob
     | CancelJob | EraseData | FileOrder | Pong | SendReport | OrderChange | LoadSequence | StartSequence | StopSequence
 )
 """What telecommands ask for; the supervisor carries it out."""

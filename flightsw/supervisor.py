@@ -24,6 +24,7 @@ from flightsw.jobs.base import Placement, Runner
 from flightsw.jobs.custody import Custody
 from flightsw.jobs.ledger import Ledger, LedgerEntry
 from flightsw.jobs.meter import Meter
+from flightsw.link.keys import Rollover
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver
 from flightsw.mission import Mission
@@ -34,6 +35,7 @@ from flightsw.recorder import Recorder, fingerprint
 from flightsw.reporting import Counters, Reporting
 from flightsw.sensing import sense
 from flightsw.state import (
+    ChangeKey,
     Decision,
     EraseData,
     Estimate,
@@ -75,7 +77,7 @@ class Supervisor:
                  facts: FactFile, forecaster: Forecaster, recorder: Recorder, order_book: OrderBook,
                  read_upload: Callable[[str], FileRead], boot_count: int,
                  always_transmit: bool, duty_throttle: bool, custody: Custody | None = None,
-                 files: FileService | None = None) -> None:
+                 files: FileService | None = None, rollover: Rollover | None = None) -> None:
         self._mission = mission
         self._board = board
         self._guardian = guardian
@@ -101,6 +103,7 @@ class Supervisor:
         self._duty_throttle = duty_throttle
         self._custody = custody
         self._file_service = files
+        self._rollover = rollover  # None while the link is in clear
         self._meter = Meter({entry.spec.job_id: entry.usage for entry in ledger.open_jobs if entry.usage is not None})
         self._node_w = slice(INDEX["node0_w"], INDEX["node0_w"] + 2 * mission.compute.nodes, 2)
         self._balanced_s = facts.facts.now_s
@@ -242,6 +245,8 @@ class Supervisor:
                 self._say(Event("data_erased", (effect.customer, len(gone))), obt_s)
             elif isinstance(effect, FileOrder) and self._file_service is not None:
                 self._file_service.order(effect)
+            elif isinstance(effect, ChangeKey):
+                self._say(self._change_key(effect, now_s), now_s + self._obt_offset_s)
         if decision.mode.name != self._facts.facts.mode or now_s - self._noted_s >= _NOTE_EVERY_S:
             self._noted_s = now_s  # first: facts that cannot be written fail this tick, not every one from now on
             self._facts.note(decision.mode, now_s)
@@ -253,6 +258,12 @@ class Supervisor:
             for node, placement, group in zip(decision.nodes, placements, groups, strict=True)
         ]
         self._guardian_status = self._guardian.renew(now_s, self._brain.parameters["lease_s"], caps)
+
+    def _change_key(self, change: ChangeKey, now_s: float) -> Event:
+        """Carry out a step to another key; return what came of it."""
+        if self._rollover is None:
+            return Event("key_refused", ("the link is in clear",))
+        return self._rollover.take(change, now_s, self._brain.parameters["key_trial_s"])
 
     def _settle(self, transition: JobTransition, obt_s: float) -> None:
         """Report what an ended job has used; nothing of one that never ran."""
@@ -298,6 +309,9 @@ class Supervisor:
                 self._say(event, obt_s)
         for event in self._inbox.news():
             self._say(event, obt_s)
+        if self._rollover is not None:
+            for event in self._rollover.tick(now_s, self._brain.parameters["key_trial_s"]):
+                self._say(event, obt_s)
         if self._file_service is not None:
             for event in self._file_service.work(now_s, obt_s, self._heard_by(sky)):
                 self._say(event, obt_s)
@@ -368,6 +382,7 @@ class Supervisor:
             sum(1 for node in self._brain.nodes if node.power_mode >= 2), tally.finished, tally.refused,
             tally.broken, tally.value_finished,
             *(energy_j / J_PER_WH for energy_j in (*balance, tally.energy_used_j, tally.overdraft_j)),
+            *self._receiver.status(),
         )
 
     def _shed(self, now_s: float, error: Exception) -> None:

@@ -1,9 +1,9 @@
 """The door through which `ground send` reaches a `ground watch` that owns the port.
 
 A Unix socket beside the archive (`FILE.sock`, mode 0600: who may use it is who owns the file). A client sends one
-JSON line, `{"verb", "args", "timeout_s"}`, and is answered with one JSON line a stage, `Progress` by name, until
-the command ends. The door serves from the watcher's own loop and never blocks it; a client that does not read
-or sends nonsense is dropped.
+JSON line, `{"verb", "args", "timeout_s", "sequenced"}`, and is answered with one JSON line a stage, `Progress` by
+name, until the command ends. The door serves from the watcher's own loop and never blocks it; a client that does not
+read or sends nonsense is dropped.
 A line with `file` is for the file desk, which answers with the transfer's progress.
 """
 
@@ -147,8 +147,8 @@ class Door:
             if request is not None:
                 return self._begin_transfer(client, request, now_s)
             try:
-                verb, args, timeout_s = _read_request(client.received)
-                client.request_id = self._station.send(verb, args, now_s, timeout_s).request_id
+                verb, args, timeout_s, sequenced = _read_request(client.received)
+                client.request_id = self._station.send(verb, args, now_s, timeout_s, sequenced=sequenced).request_id
             except (LinkError, StoreError) as error:
                 _tell(client, {"error": str(error), "usage": isinstance(error, LinkError)})
                 return True
@@ -195,7 +195,7 @@ def _file_request(octets: bytes) -> dict[str, Any] | None:  # Any: JSON values
     return request if isinstance(request, dict) and "file" in request else None
 
 
-def _read_request(octets: bytes) -> tuple[str, list[Value], float]:
+def _read_request(octets: bytes) -> tuple[str, list[Value], float, bool]:
     try:
         request = json.loads(octets.split(b"\n", 1)[0])
         verb, args, timeout_s = request["verb"], request["args"], float(request["timeout_s"])
@@ -204,7 +204,7 @@ def _read_request(octets: bytes) -> tuple[str, list[Value], float]:
     if not (isinstance(verb, str) and isinstance(args, list) and 0.0 < timeout_s <= 86400.0
             and all(isinstance(value, (int, float, str)) for value in args)):
         raise LinkError("request is not a JSON line with verb, args and timeout_s")
-    return verb, args, timeout_s
+    return verb, args, timeout_s, bool(request.get("sequenced", False))
 
 
 def _connect(path: Path) -> socket.socket | None:
@@ -232,14 +232,15 @@ def is_watched(archive: Path) -> bool:
     return connection is not None
 
 
-def send_through(archive: Path, verb: str, args: Sequence[Value], timeout_s: float) -> Iterator[Progress] | None:
+def send_through(archive: Path, verb: str, args: Sequence[Value], timeout_s: float, *,
+                 sequenced: bool = False) -> Iterator[Progress] | None:
     """Have the watcher of `archive` send a command; its stages as they come, or None when nobody watches.
 
     The iterator raises LinkError where the watcher refused the request, StoreError where the watcher's archive
     is in trouble or the watcher ended before the command was sent.
     """
     connection = _connect(socket_path(archive))
-    return None if connection is None else _stages(connection, verb, args, timeout_s)
+    return None if connection is None else _stages(connection, verb, args, timeout_s, sequenced)
 
 
 def ask(archive: Path, request: Mapping[str, object]) -> Iterator[dict[str, Any]] | None:
@@ -266,12 +267,14 @@ def _told(connection: socket.socket, request: Mapping[str, object]) -> Iterator[
             raise StoreError(f"ground watch does not answer: {error}") from error
 
 
-def _stages(connection: socket.socket, verb: str, args: Sequence[Value], timeout_s: float) -> Iterator[Progress]:
+def _stages(connection: socket.socket, verb: str, args: Sequence[Value], timeout_s: float,
+            sequenced: bool) -> Iterator[Progress]:
     last: Progress | None = None
     with connection, connection.makefile("rwb") as stream:
         connection.settimeout(timeout_s + _SPARE_S)
         try:
-            stream.write(json.dumps({"verb": verb, "args": list(args), "timeout_s": timeout_s}).encode() + b"\n")
+            stream.write(json.dumps({"verb": verb, "args": list(args), "timeout_s": timeout_s,
+                                     "sequenced": sequenced}).encode() + b"\n")
             stream.flush()
             for line in stream:
                 answer = json.loads(line)

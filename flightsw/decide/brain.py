@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from flightsw.decide import admission, dispatch, governor, planner
 from flightsw.decide.accounts import Accounts, Balance
+from flightsw.decide.authority import Authority
 from flightsw.decide.draw import JobDraw
 from flightsw.decide.price import Demand
 from flightsw.decide.standing import Standing
@@ -30,7 +31,9 @@ from flightsw.physics.units import J_PER_WH
 from flightsw.state import (
     LEGAL_TRANSITIONS,
     Ahead,
+    Arm,
     CancelJob,
+    ChangeKey,
     Decision,
     Effect,
     Estimate,
@@ -115,6 +118,7 @@ class Brain:
         self.parameters: dict[str, float] = {row.name: mission.parameters[row.name] for row in PARAMETERS}
         self.mode = Mode.BOOT
         self.tally = Tally()
+        self._authority = Authority(mission.stations)
         self._accounts = Accounts(mission)
         self._draw = JobDraw(mission)
         self._open: dict[int, JobView] = {}
@@ -236,7 +240,8 @@ class Brain:
     def _obey(self, received: Received, now_s: float, storage_works: bool, turn: _Turn) -> None:
         """Accept or reject one telecommand and take its effects."""
         self._heard_s = now_s
-        result = self._judge(received, now_s, storage_works)
+        refused = self._authority.refusal(received, now_s)
+        result = self._judge(received, now_s, storage_works) if refused is None else refused
         if isinstance(result, commands.Rejection):
             self.tally.commands_rejected += 1
             turn.verifications.append(Verification(received.request_id, _NOT_ACCEPTED, result.code, result.text))
@@ -244,7 +249,8 @@ class Brain:
         self.tally.commands_accepted += 1
         turn.verifications.append(Verification(received.request_id, _ACCEPTED, 0, ""))
         for effect in result:
-            self._take(effect, now_s, turn, received.request_id)
+            signed = effect._replace(spi=received.spi) if isinstance(effect, (Arm, ChangeKey)) else effect
+            self._take(signed, now_s, turn, received.request_id)
         if not any(isinstance(effect, _LASTING) for effect in result):
             turn.verifications.append(Verification(received.request_id, _COMPLETED, 0, ""))
 
@@ -294,6 +300,10 @@ class Brain:
         elif isinstance(effect, CancelJob):
             self._end(effect.job_id, JobState.CANCELLED, "telecommand", turn)
             turn.events.append(Event("job_cancelled", (effect.job_id,)))
+        elif isinstance(effect, Arm):
+            until_s = now_s + self.parameters["arm_valid_s"]
+            self._authority.arm(effect.spi, effect.digest, until_s)
+            turn.events.append(Event("armed", (effect.digest, self.parameters["arm_valid_s"])))
         elif isinstance(effect, OrderChange):
             before_s = self._forecaster.start_unix_s
             self._standing.change(effect, turn.standing)

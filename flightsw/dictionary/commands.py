@@ -7,6 +7,7 @@ turns arguments into effects or a rejection; it touches nothing. The supervisor 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import struct
@@ -24,11 +25,14 @@ from flightsw.errors import LinkError
 from flightsw.state import (
     LEGAL_TRANSITIONS,
     Action,
+    Arm,
     CancelJob,
+    ChangeKey,
     Effect,
     EraseData,
     FileOrder,
     JobSpec,
+    KeyStep,
     LoadSequence,
     Mode,
     MonitorDefinition,
@@ -68,6 +72,8 @@ class FailureCode(IntEnum):
     WRONG_MODE = 3
     NOT_POSSIBLE = 4
     DUPLICATE = 5
+    NOT_AUTHORISED = 6
+    NOT_ARMED = 7
 
 
 _NO_ORDERS = Orders()
@@ -213,7 +219,7 @@ def storing_problem(request: Request) -> str | None:
     row = find(*request)
     if row is None:
         return f"no telecommand with service {request.service}, subservice {request.subservice}"
-    if row.hazardous:
+    if row.hazardous or row.verb == "arm":
         return f"{row.verb} is hazardous: it is run by hand or not at all"
     if any(arg.kind == "request" for arg in row.args):
         return f"{row.verb} carries a command: it is not carried itself"
@@ -314,6 +320,46 @@ def _arguments(row: Command, data: bytes) -> tuple[Value | Request, ...] | Rejec
         if problem:
             return Rejection(FailureCode.BAD_ARGUMENTS, problem)
     return tuple(opened)
+
+
+def digest_of(service: int, subservice: int, data: bytes) -> str:
+    """Digest of exactly one command, by which it is armed: 8 octets of SHA-256, hexadecimal."""
+    return hashlib.sha256(bytes((service, subservice)) + data).hexdigest()[:16]
+
+
+def carried_verbs(row: Command, data: bytes) -> tuple[str, ...]:
+    """Verbs of the commands that a command carries to be run later; none where its arguments are wrong."""
+    if not any(arg.kind == "request" for arg in row.args):
+        return ()
+    opened = _arguments(row, data)
+    if isinstance(opened, Rejection):
+        return ()
+    found = [find(*value) for value in opened if isinstance(value, Request)]
+    return tuple([carried.verb for carried in found if carried is not None])
+
+
+@telecommand("arm", 8, 1, Arg("digest", "text", "", 16, 16, "Digest of the command, see ground send --arm."),
+             function=20)
+def _arm(_context: Context, digest: str) -> tuple[Effect, ...] | Rejection:
+    """Arm one hazardous command, which must then follow from the same station in time."""
+    if len(digest) != 16 or not set(digest) <= set("0123456789abcdef"):
+        return Rejection(FailureCode.NOT_POSSIBLE, f"digest = {digest!r}: 16 hexadecimal digits are expected")
+    return (Arm(digest),)
+
+
+_SENDER = Arg("sender", "u8", "", 0, 10, "0: telemetry, else a station, in the mission's order.")
+
+
+@telecommand("key.roll", 8, 1, _SENDER, function=21, durable=True)
+def _key_roll(_context: Context, sender: int) -> tuple[Effect, ...]:
+    """Put a sender's next key on trial; it is taken back unless confirmed in time."""
+    return (ChangeKey(KeyStep.ROLL, sender),)
+
+
+@telecommand("key.confirm", 8, 1, _SENDER, function=22, durable=True)
+def _key_confirm(_context: Context, sender: int) -> tuple[Effect, ...]:
+    """Confirm a sender's key on trial, a station's by that key itself; the key before it is retired."""
+    return (ChangeKey(KeyStep.CONFIRM, sender),)
 
 
 @telecommand("ping", 17, 1)

@@ -48,6 +48,8 @@ PARAMETERS: tuple[Parameter, ...] = (
               "A time-tagged command that is later than this is missed: reported, not run."),
     Parameter(18, "monitor_period_s", "s", 5.0, 1.0, 600.0,
               "Time between samples of the points that monitoring definitions watch."),
+    Parameter(19, "arm_valid_s", "s", 60.0, 5.0, 600.0, "A hazardous command must follow its arming within this time."),
+    Parameter(20, "key_trial_s", "s", 600.0, 10.0, 86400.0, "A key on trial is taken back unless confirmed by then."),
 )
 
 BY_NAME: dict[str, Parameter] = {row.name: row for row in PARAMETERS}

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from flightsw.errors import ConfigError, StoreError
+from flightsw.state import SPI_SLOT_BITS, ChangeKey, Event, KeyStep
 
 KEY_OCTETS = 32
 SLOTS_MAX = 4
@@ -89,12 +90,12 @@ class Fact(Protocol):
 
 def spi_of(family: int, slot: int) -> int:
     """Security parameter index of a slot; 0 and 65535 are not used (355.0-B-2)."""
-    return family << 4 | slot + 1
+    return family << SPI_SLOT_BITS | slot + 1
 
 
 def family_of(spi: int) -> int:
     """Family that an SPI belongs to."""
-    return spi >> 4
+    return spi >> SPI_SLOT_BITS
 
 
 def make_keys(scid: int, stations: Sequence[str], octets: Iterator[bytes], slots: int = SLOTS_MAX) -> Keys:
@@ -196,10 +197,24 @@ class KeyRing:
         if association is not None and association.used < counter <= COUNTER_MAX:
             self.commit(association, counter)
 
-    def set_states(self, states: dict[int, SlotState]) -> None:
-        """Change the states of some slots, durably, in one write."""
+    def put_on_trial(self, spi: int) -> None:
+        """Take a key into force beside the active one, durably; an SPI that there is not is passed over."""
+        self._change({spi: SlotState.TRIAL})
+
+    def take_back(self, spi: int) -> None:
+        """Take a key out of force that was not confirmed, durably."""
+        self._change({spi: SlotState.PRE_ACTIVE})
+
+    def activate(self, spi: int) -> None:
+        """Make a key its sender's only one in force, durably; those before it are retired for good."""
+        self._change({one.spi: SlotState.RETIRED for one in self.family(family_of(spi)) if one.state in IN_FORCE}
+                     | {spi: SlotState.ACTIVE})
+
+    def _change(self, states: dict[int, SlotState]) -> None:
         for spi, state in states.items():
-            self._by_spi[spi].state = state
+            association = self._by_spi.get(spi)
+            if association is not None and association.state is not SlotState.RETIRED:
+                association.state = state
         self._write()
 
     def close(self) -> None:
@@ -223,3 +238,46 @@ class KeyRing:
             self._fact.set(_pack_marks(self.keys, [(one.spi, one.state, one.mark) for one in self._by_spi.values()]))
         except StoreError as error:
             self.failure = str(error)
+
+
+class Rollover:
+    """The satellite's side of moving a sender to its next key: a trial, then confirmed or taken back in time.
+
+    What it did, or why not, is an event; the ground's ring follows those.
+    """
+
+    def __init__(self, ring: KeyRing) -> None:
+        self._ring = ring
+        self._until_s: dict[int, float] = {}  # by SPI on trial
+
+    def take(self, change: ChangeKey, now_s: float, trial_s: float) -> Event:
+        """Carry out one step that the ground asked for."""
+        slots = self._ring.family(change.sender)
+        trial = next((one for one in slots if one.state is SlotState.TRIAL), None)
+        if change.step is KeyStep.ROLL:
+            following = next((one for one in slots if one.state is SlotState.PRE_ACTIVE), None)
+            if trial is not None:
+                return Event("key_refused", (f"SPI {trial.spi} is on trial already",))
+            if following is None:
+                return Event("key_refused", (f"sender {change.sender} has no key left",))
+            self._ring.put_on_trial(following.spi)
+            self._until_s[following.spi] = now_s + trial_s
+            return Event("key_trial", (following.spi, trial_s))
+        if trial is None:
+            return Event("key_refused", (f"sender {change.sender} has no key on trial",))
+        if change.sender != TELEMETRY and change.spi != trial.spi:
+            return Event("key_refused", (f"SPI {trial.spi} was confirmed under SPI {change.spi}, not by itself",))
+        self._until_s.pop(trial.spi, None)
+        self._ring.activate(trial.spi)
+        return Event("key_active", (trial.spi,))
+
+    def tick(self, now_s: float, trial_s: float) -> list[Event]:
+        """Take back what was not confirmed in time; a trial that a restart cut begins again."""
+        events = []
+        for family in self._ring.keys.families:
+            for one in self._ring.family(family):
+                if one.state is SlotState.TRIAL and now_s > self._until_s.setdefault(one.spi, now_s + trial_s):
+                    del self._until_s[one.spi]
+                    self._ring.take_back(one.spi)
+                    events.append(Event("key_rolled_back", (one.spi,)))
+        return events

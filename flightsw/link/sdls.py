@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from cryptography.exceptions import InvalidTag
 
 from flightsw.errors import LinkError, StoreError
-from flightsw.link.keys import IN_FORCE, RESERVE, TELEMETRY, Association, KeyRing, family_of
+from flightsw.link.keys import IN_FORCE, RESERVE, TELEMETRY, Association, KeyRing, SlotState, family_of
 from flightsw.link.tc_frames import Reject, RejectedFrameError
 
 SECURITY: Final = ("authenticated", "encrypted", "clear")
@@ -77,6 +77,8 @@ class SecurityReport(NamedTuple):
 class _Seal:
     """What both directions share: sealing under one's own key in force, opening under those of `families`."""
 
+    _taken: Collection[SlotState] = IN_FORCE
+
     def __init__(self, ring: KeyRing, window: int) -> None:
         self.ring = ring
         self._window = window
@@ -98,7 +100,7 @@ class _Seal:
             raise RejectedFrameError(Reject.SPI, f"sealed field of {len(field)} octets, at least {OVERHEAD_OCTETS}")
         spi = field[0] << 8 | field[1]
         association = self.ring.find(spi) if family_of(spi) in families else None
-        if association is None or association.state not in IN_FORCE:
+        if association is None or association.state not in self._taken:
             raise RejectedFrameError(Reject.SPI, f"no key of SPI {spi} is in force here")
         security_header, rest = field[:HEADER_OCTETS], field[HEADER_OCTETS:]
         iv = security_header[2:]
@@ -142,7 +144,12 @@ class CommandSeal(_Seal):
 
 
 class TelemetrySeal(_Seal):
-    """TM frames: authenticated and, where the mission asks, encrypted. Sealed on board, opened on the ground."""
+    """TM frames: authenticated and, where the mission asks, encrypted. Sealed on board, opened on the ground.
+
+    The satellite chooses its key: the ground takes any that is not retired.
+    """
+
+    _taken = frozenset(SlotState) - {SlotState.RETIRED}
 
     def __init__(self, ring: KeyRing, *, encrypt: bool) -> None:
         super().__init__(ring, TELEMETRY_WINDOW)

@@ -283,6 +283,13 @@ class CommandReceiver:
         clcw = self._farm.clcw().pack()
         return (clcw,) if self.seal is None else (clcw, self._security.pack())
 
+    def status(self) -> tuple[int, ...]:
+        """Refused frames by cause, then SPI and counter of the last accepted one, number expected and lockout."""
+        spi = self._security.spi
+        association = None if self.seal is None else self.seal.ring.find(spi)
+        return (*self.rejects, spi, 0 if association is None else association.used, self._farm.expected,
+                int(self._farm.lockout))
+
     def take_file_pdus(self) -> list[bytes]:
         """CFDP PDUs received since the last call."""
         pdus, self._file_pdus = self._file_pdus, []

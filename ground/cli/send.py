@@ -5,12 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import select
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
 from flightsw.clock import MonotonicClock
-from flightsw.dictionary.commands import COMMANDS, Arg, Command, Value, check_argument, parse_text_argument
+from flightsw.dictionary.commands import (
+    COMMANDS,
+    Arg,
+    Command,
+    Value,
+    check_argument,
+    digest_of,
+    pack_arguments,
+    parse_text_argument,
+)
 from flightsw.dictionary.parameters import PARAMETERS
 from flightsw.dictionary.telemetry import HOUSEKEEPING
 from flightsw.errors import BoardError, LinkError, StoreError
@@ -61,6 +71,10 @@ def add_command(commands: Commands) -> None:
 def _add_follow(parser: argparse.ArgumentParser, defaults: bool) -> None:
     parser.add_argument("--timeout", type=timeout, default=30.0 if defaults else argparse.SUPPRESS, metavar="S",
                         help="seconds to wait for acceptance, and then for completion (30)")
+    parser.add_argument("--arm", action="store_true", default=False if defaults else argparse.SUPPRESS,
+                        help="do not send a hazardous command, but arm it: send it again without this to fire")
+    parser.add_argument("--sequence", action="store_true", default=False if defaults else argparse.SUPPRESS,
+                        help="send it in sequence, again until it is there (COP-1)")
     parser.add_argument("--json", action="store_true", default=False if defaults else argparse.SUPPRESS,
                         help="one JSON object a stage")
 
@@ -107,7 +121,12 @@ def _send(options: argparse.Namespace) -> int:
     row: Command = options.row
     values = [_argument(row, arg, text) for arg, text in
               zip(row.args, (getattr(options, f"arg_{arg.name}") for arg in row.args), strict=True)]
-    stages = send_through(options.archive, row.verb, values, options.timeout)
+    if options.arm:
+        row, values = COMMANDS["arm"], [_digest(row, values)]
+    elif row.hazardous:
+        print(f"{row.verb} is hazardous: it is carried out only if it was armed, with --arm, just before",
+              file=sys.stderr, flush=True)
+    stages = send_through(options.archive, row.verb, values, options.timeout, sequenced=options.sequence)
     if stages is None:
         if options.port is None:
             raise StoreError(f"no ground watch is running on archive {options.archive}; "
@@ -118,6 +137,13 @@ def _send(options: argparse.Namespace) -> int:
         state = stage.state
         _print_stage(row.verb, stage, options.json)
     return _EXIT_OF_STATE[state]
+
+
+def _digest(row: Command, values: Sequence[Value]) -> str:
+    """What arms exactly this command; LinkError where it needs none."""
+    if not row.hazardous:
+        raise LinkError(f"{row.verb} is not hazardous: it needs no arming")
+    return digest_of(row.service, row.subservice, pack_arguments(row, values))
 
 
 def _argument(row: Command, arg: Arg, text: str) -> Value:
@@ -136,7 +162,7 @@ def _send_alone(options: argparse.Namespace, row: Command, values: Sequence[Valu
         station = Station(port, archive, scid=options.scid, apid=options.apid,
                           epoch_s=time.time() - clock.now_s(), stack=stack_of(options), seals=seals)
         station.poll(clock.now_s())
-        sent = station.send(row.verb, values, clock.now_s(), options.timeout)
+        sent = station.send(row.verb, values, clock.now_s(), options.timeout, sequenced=options.sequence)
         told = deque([progress(sent)])
 
         def hear(report: Report) -> None:

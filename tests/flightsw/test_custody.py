@@ -276,3 +276,5 @@ def test_the_ground_erases_a_customer(tmp_path: Path, supervised: Launch) -> Non
     refused = flight.command("data.erase", "")
     flight.fly(1)
     assert flight.stages(refused) == [2]
+    flight.arm("data.erase", EXAMPLE.customer)
+    flight.arm("data.erase", "")

@@ -33,7 +33,7 @@ def numbers_of(cls: type, where: Where = ()) -> list[tuple[Where, type, Any]]:
         here = (*where, field.name)
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             found += numbers_of(kind, here)
-        elif get_origin(kind) is tuple:
+        elif get_origin(kind) is tuple and dataclasses.is_dataclass(get_args(kind)[0]):
             found += numbers_of(get_args(kind)[0], (*here, 1))
         elif kind in (int, float):
             found.append((here, kind, field.metadata))

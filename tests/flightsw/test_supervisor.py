@@ -15,7 +15,7 @@ import pytest
 from flightsw import compose, mission
 from flightsw.decide.brain import Brain
 from flightsw.decide.estimator import Estimator
-from flightsw.dictionary.commands import COMMANDS, FailureCode, Value
+from flightsw.dictionary.commands import COMMANDS, FailureCode, Value, digest_of, pack_arguments
 from flightsw.dictionary.sensors import SENSORS, fitted_names
 from flightsw.dictionary.telemetry import unpack_event, unpack_housekeeping
 from flightsw.errors import StoreError
@@ -231,6 +231,11 @@ class Flight:
     def to_compute(self) -> None:
         """Boot and go up to COMPUTE by telecommand."""
         self.fly(1)
+    def arm(self, verb: str, *values: Value) -> int:
+        """Arm a hazardous command; return the request id of its arming."""
+        row = COMMANDS[verb]
+        return self.command("arm", digest_of(row.service, row.subservice, pack_arguments(row, values)))
+
         self.command("mode", int(Mode.STANDBY))
         self.command("mode", int(Mode.COMPUTE))
         self.fly(2)
