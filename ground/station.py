@@ -380,6 +380,9 @@ class Station:
             self.archive.add_housekeeping(row.sid)
             report = HousekeepingReport(now_s, obt_s, row, values)
             self.received[row.sid] = report
+            if row.name == "uplink" and self.seals is not None and self._telemetry_keys:
+                self.seals.ring.raise_to(int(self._value(report, "uplink_spi")),
+                                         int(self._value(report, "uplink_counter")))
             self._queue(report)
         elif service == 5:
             event, args = unpack_event(data)
@@ -405,10 +408,25 @@ class Station:
             self._queue(PongReport(now_s, obt_s))
         else:
             table, args = unpack_report(service, subservice, data)
-            if row.name == "uplink" and self.seals is not None and self._telemetry_keys:
-                self.seals.ring.raise_to(int(self._value(report, "uplink_spi")),
-                                         int(self._value(report, "uplink_counter")))
             self._queue(TableReport(now_s, obt_s, table, args))
+
+    @staticmethod
+    def _value(report: HousekeepingReport, point: str) -> float | int:
+        return report.values[_WHERE[point][1]]
+
+    def _follow_key(self, name: str, spi: int, args: tuple[float | int | str, ...]) -> None:
+        """Do with our ring what the satellite says that it did with its own."""
+        ring = None if self.seals is None else self.seals.ring
+        if ring is None:
+            return
+        if name == "uplink_counter":
+            ring.raise_to(spi, int(args[1]))
+        elif name == "key_trial":
+            ring.put_on_trial(spi)
+        elif name == "key_active":
+            ring.activate(spi)
+        else:
+            ring.take_back(spi)
 
     def _learn(self, row: parameters.Parameter, value: float, obt_s: float) -> None:
         self.archive.add_parameter(obt_s, row.number, row.name, value)
@@ -435,24 +453,6 @@ class Station:
             self.repeated_verifications += 1
 
     def _recalled(self, entry: CommandEntry) -> CommandRecord:
-    @staticmethod
-    def _value(report: HousekeepingReport, point: str) -> float | int:
-        return report.values[_WHERE[point][1]]
-
-    def _follow_key(self, name: str, spi: int, args: tuple[float | int | str, ...]) -> None:
-        """Do with our ring what the satellite says that it did with its own."""
-        ring = None if self.seals is None else self.seals.ring
-        if ring is None:
-            return
-        if name == "uplink_counter":
-            ring.raise_to(spi, int(args[1]))
-        elif name == "key_trial":
-            ring.put_on_trial(spi)
-        elif name == "key_active":
-            ring.activate(spi)
-        else:
-            ring.take_back(spi)
-
         sent_s = entry.sent_s - self._epoch_s
         return CommandRecord(entry.command_id, entry.request_id, entry.verb, entry.args,
                              CommandState(entry.state), sent_s, sent_s, sent_s, 0.0)
@@ -510,6 +510,8 @@ def command_row(verb: str) -> Command:
     return row
 
 
+_KEY_EVENTS = frozenset({"uplink_counter", "key_trial", "key_active", "key_rolled_back"})
+
 _WHERE: dict[str, tuple[int, int]] = {
     point.name: (row.sid, i) for row in HOUSEKEEPING for i, point in enumerate(row.points)
 }
@@ -523,5 +525,3 @@ def _identity(packet: bytes) -> tuple[int, int]:
     """APID and sequence count of the primary header, which the deframer has seen to be whole."""
     first, second = packet[0] << 8 | packet[1], packet[2] << 8 | packet[3]
     return first & 0x7FF, second & 0x3FFF
-_KEY_EVENTS = frozenset({"uplink_counter", "key_trial", "key_active", "key_rolled_back"})
-
