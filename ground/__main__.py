@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from flightsw.errors import FlightError, LinkError
-from ground.cli import audit, bill, console, data, dictionary, files, job, keys, passes, run, send, show, watch
+from ground.cli import audit, bill, bridge, console, data, dictionary, files, job, keys, passes, run, send, show, watch
 from ground.cli.options import EXIT_COMPLETED, EXIT_TROUBLE, EXIT_USAGE, Commands, Parser
 
 _GROUPS: tuple[Callable[[Commands], None], ...] = (
@@ -34,6 +34,7 @@ _GROUPS: tuple[Callable[[Commands], None], ...] = (
     data.add_report,
     bill.add_command,
     audit.add_command,
+    bridge.add_command,
     keys.add_command,
     dictionary.add_command,
 )

@@ -65,9 +65,9 @@ class Session:
                  trace: TracebackType | None) -> None:
         self._stack.close()
 
-    def turn(self) -> float:
-        """Wait for octets or requests, at most `_WAIT_S`; take them; return the session's time."""
-        waiting = self.door.descriptors() + ([self.port.fileno()] if self.port.fault is None else [])
+    def turn(self, *others: int) -> float:
+        """Wait for octets or requests, at most `_WAIT_S`, or for `others`; take them; return the session's time."""
+        waiting = [*others, *self.door.descriptors(), *([self.port.fileno()] if self.port.fault is None else [])]
         select.select(waiting, [], [], _WAIT_S)
         time.sleep(_GATHER_S)
         now_s = self.clock.now_s()

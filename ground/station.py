@@ -10,6 +10,7 @@ Whatever the line delivers is counted, never raised. A packet that the dictionar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections import deque
@@ -19,7 +20,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from flightsw.dictionary import parameters
-from flightsw.dictionary.commands import COMMANDS, Command, Value
+from flightsw.dictionary.commands import COMMANDS, Command, Value, find
 from flightsw.dictionary.events import EventRow
 from flightsw.dictionary.reports import ReportRow, unpack_report
 from flightsw.dictionary.telemetry import HOUSEKEEPING, Housekeeping, unpack_event, unpack_housekeeping
@@ -27,7 +28,7 @@ from flightsw.errors import LinkError, StoreError
 from flightsw.link.cop1 import Fop
 from flightsw.link.frames import Clcw
 from flightsw.link.keys import TELEMETRY, KeyRing
-from flightsw.link.packets import Telemetry, file_apid, file_pdu_of, pack_file_packet, unpack_tm
+from flightsw.link.packets import Telemetry, file_apid, file_pdu_of, pack_file_packet, unpack_tc, unpack_tm
 from flightsw.link.sdls import CommandSeal, SecurityReport, TelemetrySeal
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import (
@@ -221,6 +222,7 @@ class Station:
         self._file_seq_count = 0
         self._listeners: list[Listener] = []
         self._unpublished: deque[Report] = deque(maxlen=PENDING_MAX)
+        self._on_packet: Callable[[bytes], object] | None = None
 
     @property
     def bad_frames(self) -> int:
@@ -245,6 +247,12 @@ class Station:
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every report from now on, once it is in the archive."""
         self._listeners.append(listener)
+
+    def hand_on(self, *, frame: Callable[[bytes], object] | None = None,
+                packet: Callable[[bytes], object] | None = None) -> None:
+        """Give other ground software every valid TM frame, opened, and every packet from now on."""
+        self._receiver.on_frame = frame
+        self._on_packet = packet
 
     def latest(self, point: str) -> Sample | None:
         """Return the latest value of `point`; None when its structure was never received."""
@@ -279,6 +287,8 @@ class Station:
                     self.archive.keep_counter(_counter_name(key.spi), key.used)
             for packet in packets:
                 self._take(packet, now_s)
+                if self._on_packet is not None:
+                    self._on_packet(packet)
             for word in receiver.take_control_words():
                 self._hear_control(word, now_s)
             if receiver.heard_frames != self._heard_frames:
@@ -321,6 +331,21 @@ class Station:
         packet = pack_file_packet(file_apid(self._apid), self._file_seq_count, pdu, is_telecommand=True)
         self._file_seq_count = (self._file_seq_count + 1) % _SEQUENCE_COUNTS
         return self._transmit(TcKind.BD, 0, packet)
+
+    def relay(self, data: bytes, now_s: float, kind: TcKind = TcKind.BD, sequence: int = 0) -> bool:
+        """Put on the line, sealed, what other ground software sends: a packet, or a control command of type BC.
+
+        A telecommand is in the archive first, by its verb. Return whether the line took it. Raises LinkError where
+        it is too long, StoreError where the archive could not take it.
+        """
+        if kind is not TcKind.BC:
+            with contextlib.suppress(LinkError):  # what is no telecommand (a file's packet) leaves no mark there
+                _, _, _, service, subservice, _, arguments = unpack_tc(data)
+                row = find(service, subservice, arguments)
+                self.archive.add_command(int.from_bytes(data[:4], "big"), self._epoch_s + now_s,
+                                         row.verb if row is not None else f"TC {service},{subservice}", (), data,
+                                         CommandState.SENT)
+        return self._transmit(kind, sequence, data)
 
     # -- inside
 

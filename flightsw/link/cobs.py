@@ -12,6 +12,8 @@ Source: Cheshire and Baker, Consistent Overhead Byte Stuffing, IEEE/ACM Transact
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flightsw.link.frames import PacketQueues
 from flightsw.link.packets import PACKET_OCTETS_MAX, crc16
 
@@ -127,6 +129,7 @@ class UnitReceiver:
     corrected_octets = 0
 
     def __init__(self) -> None:
+        self.on_frame: Callable[[bytes], object] | None = None  # never called: there are no frames
         self._decoder = UnitDecoder()
 
     def push(self, octets: bytes) -> list[bytes]:

@@ -11,6 +11,7 @@ same way up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -18,7 +19,7 @@ from flightsw.errors import LinkError
 from flightsw.kernels import FrameCodec
 from flightsw.link import cobs
 from flightsw.link.coding import CaduSynchroniser, CltuDecoder, encode_cltu
-from flightsw.link.frames import TM_FRAME_OCTETS, TmDeframer, TmFramer
+from flightsw.link.frames import TM_FRAME_OCTETS, TmDeframer, TmFramer, close_frame
 from flightsw.link.sdls import OVERHEAD_OCTETS, TelemetrySeal
 from flightsw.link.tc_frames import RejectedFrameError
 
@@ -58,6 +59,9 @@ class TmSender(Protocol):
 
 class TmReceiver(Protocol):
     """The ground's end of the downlink: octets in, packets out, and counts of what did not come through."""
+
+    on_frame: Callable[[bytes], object] | None
+    """Called with every valid frame, opened; None for nobody. A stack without frames never calls it."""
 
     @property
     def heard_frames(self) -> int:
@@ -130,12 +134,6 @@ class Stack:
         """Make the ground's end of the downlink."""
         return cobs.UnitReceiver() if self.framing == "cobs" else _CaduReceiver(self, scid, seal)
 
-    def synchroniser(self) -> CaduSynchroniser:
-        """Make what finds TM frames on the line, for who hands them on; LinkError where the stack has none."""
-        if self.framing == "cobs":
-            raise LinkError("link framing 'cobs' has no transfer frames")
-        return CaduSynchroniser(self.frame_octets, interleave=self.interleave)
-
     def tc_receiver(self) -> TcReceiver:
         """Make the satellite's end of the uplink."""
         return cobs.UnitDecoder() if self.framing == "cobs" else CltuDecoder()
@@ -176,7 +174,8 @@ class _CaduReceiver:
         self.unsealed_frames = 0
         self._control_words: list[int] = []
         self._seal = seal
-        self._synchroniser = stack.synchroniser()
+        self.on_frame: Callable[[bytes], object] | None = None
+        self._synchroniser = CaduSynchroniser(stack.frame_octets, interleave=stack.interleave)
         self._deframer = TmDeframer(scid, stack.frame_octets - (OVERHEAD_OCTETS if seal else 0))
 
     def push(self, octets: bytes) -> list[bytes]:
@@ -189,6 +188,8 @@ class _CaduReceiver:
                 except RejectedFrameError:
                     self.unsealed_frames += 1
                     continue
+            if self.on_frame is not None:
+                self.on_frame(close_frame(frame[:-_FECF_OCTETS]))
             packets += [packet for _, packet in deframer.push_checked(frame)]
             if deframer.ocf is not None:
                 self._control_words.append(deframer.ocf)

@@ -23,6 +23,7 @@ TC_FRAME_OCTETS_MAX = 1024
 _HEADER = struct.Struct(">HHB")
 _HEADER_OCTETS = 5
 _FECF_OCTETS = 2
+_FRAME_OCTETS_MIN = 8  # header 5, one octet that is a control command or a segment header, FECF 2
 _UNSEGMENTED = 0xC0
 _FILL_MAX = 7  # octets of a codeblock, all but the first of which may be fill
 
@@ -104,12 +105,12 @@ def parse_tc_frame(octets: bytes, scid: int, vcid: int = 0, unseal: Unseal | Non
     Raises RejectedFrameError where the length, the error control, the spacecraft, the channel or the type is not what
     this spacecraft accepts, or `unseal` says so.
     """
-    if len(octets) <= TC_FRAME_OVERHEAD_OCTETS:
+    if len(octets) < _FRAME_OCTETS_MIN:
         raise RejectedFrameError(
-            Reject.FECF, f"TC frame of {len(octets)} octets is shorter than {TC_FRAME_OVERHEAD_OCTETS + 1} octets")
+            Reject.FECF, f"TC frame of {len(octets)} octets is shorter than {_FRAME_OCTETS_MIN} octets")
     flags, length, sequence = _HEADER.unpack_from(octets)
     stated = (length & 0x3FF) + 1
-    if not TC_FRAME_OVERHEAD_OCTETS < stated <= len(octets) < stated + _FILL_MAX:
+    if not _FRAME_OCTETS_MIN <= stated <= len(octets) < stated + _FILL_MAX:
         raise RejectedFrameError(Reject.FECF, f"TC frame states {stated} octets, its CLTU carries {len(octets)} octets")
     frame = octets[:stated]
     if crc16(frame):
@@ -133,6 +134,8 @@ def parse_tc_frame(octets: bytes, scid: int, vcid: int = 0, unseal: Unseal | Non
                                                   "unsegmented")
         map_id = segment & 0x3F
     field = frame[at:-_FECF_OCTETS]
+    if not field:
+        raise RejectedFrameError(Reject.TYPE, "TC frame without data")
     spi, data = (0, field) if unseal is None else unseal(frame[:at], field)
     return TcFrame(kind, scid, vcid, sequence, map_id, data, spi)
 

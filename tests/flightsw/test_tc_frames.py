@@ -40,7 +40,7 @@ TC = build_tc_frame(b"0123456789", SCID)
 @pytest.mark.parametrize(
     ("octets", "complaint"),
     [
-        (TC[:8], "TC frame of 8 octets is shorter than 9 octets"),
+        (TC[:7], "TC frame of 7 octets is shorter than 8 octets"),
         (TC[:-1], "states 18 octets, its CLTU carries 17 octets"),
         (TC + b"\x55" * 7, "states 18 octets, its CLTU carries 25 octets"),
         (TC[:8] + b"?" + TC[9:], "carries error control 0x"),
@@ -85,3 +85,12 @@ def test_no_one_or_two_wrong_bits_make_a_tc_frame() -> None:
             damaged[bit >> 3] ^= 0x80 >> (bit & 7)
         with pytest.raises(LinkError):
             parse_tc_frame(bytes(damaged), SCID)
+
+
+def test_the_shortest_frame_unlocks_and_one_without_data_is_refused() -> None:
+    unlock = build_tc_frame(b"\0", SCID, kind=TcKind.BC)
+    assert len(unlock) == 8
+    assert parse_tc_frame(unlock + bytes(6), SCID).data == b"\0"
+    body = TC[:2] + bytes((0, 7)) + TC[4:6]
+    with pytest.raises(LinkError, match="without data"):
+        parse_tc_frame(body + crc16(body).to_bytes(2, "big"), SCID)
