@@ -1,0 +1,241 @@
+"""Files go both ways between our entity and two that others wrote, on a clean line and at 5 % loss.
+
+cfdp-py cancels or raises where the line is lossy (its sender on a repeated Finished): what it raises is passed over
+here as its documentation asks, and its timers are short and many. Loss is drawn by seed and the peers run on real time.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from file_pair import End, content
+
+from flightsw.link.cfdp import Config, State
+from flightsw.link.cfdp_pdu import ChecksumType
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated as of:DeprecationWarning")  # within cfdp-py
+
+OURS, THEIRS = 1, 2
+OCTETS = 40_000
+FASTER = 20.0  # our clock beside the peers', which have shortened timers
+
+
+class Loop:
+    """Our end and a peer: `take` gives the peer a PDU, `give` fetches what it says."""
+
+    def __init__(self, folder: Path, config: Config, loss: float, take: Callable[[bytes], None],
+                 give: Callable[[], list[bytes]]) -> None:
+        self.ours = End(folder / "ours", config)
+        self._loss = loss
+        self._random = random.Random(7)
+        self._take = take
+        self._give = give
+
+    def run(self, done: Callable[[], bool]) -> None:
+        end_s = time.monotonic() + 20.0
+        while not done():
+            now_s = time.monotonic()
+            assert now_s < end_s, self.ours.entity.views()
+            self.ours.entity.advance(now_s * FASTER, True)
+            for pdu in self._give():
+                if self._random.random() >= self._loss:
+                    self.ours.entity.receive(pdu)
+            for _ in range(50):
+                said = self.ours.entity.next_pdu()
+                if said is None:
+                    break
+                if self._random.random() >= self._loss:
+                    self._take(said)
+            self.ours.take_news()
+            time.sleep(0.001)
+
+
+# -- cfdp-py
+
+
+class CfdpPy:
+    """Both handlers of cfdp-py as one entity."""
+
+    def __init__(self) -> None:
+        cfdppy = pytest.importorskip("cfdppy", reason="cfdp-py is not installed")
+        from cfdppy import handler, mib, user
+        from spacepackets.cfdp import ChecksumType as Kind
+        from spacepackets.cfdp import TransmissionMode
+        from spacepackets.countdown import Countdown
+        from spacepackets.seqcount import SeqCountProvider
+        from spacepackets.util import ByteFieldU8
+
+        class Faults(mib.DefaultFaultHandlerBase):
+            def notice_of_suspension_cb(self, *_: object) -> None: ...
+            def notice_of_cancellation_cb(self, *_: object) -> None: ...
+            def abandoned_cb(self, *_: object) -> None: ...
+            def ignore_cb(self, *_: object) -> None: ...
+
+        class Timers(mib.CheckTimerProvider):
+            def provide_check_timer(self, *_: object, **__: object) -> Countdown:
+                return Countdown.from_seconds(0.2)
+
+        ended = self.ended = []
+
+        class User(user.CfdpUserBase):
+            def transaction_indication(self, *_: object) -> None: ...
+            def eof_sent_indication(self, *_: object) -> None: ...
+            def transaction_finished_indication(self, params: object) -> None:
+                ended.append(params)
+
+            def metadata_recv_indication(self, *_: object) -> None: ...
+            def file_segment_recv_indication(self, *_: object) -> None: ...
+            def report_indication(self, *_: object) -> None: ...
+            def suspended_indication(self, *_: object) -> None: ...
+            def resumed_indication(self, *_: object) -> None: ...
+            def fault_indication(self, *_: object) -> None: ...
+            def abandoned_indication(self, *_: object) -> None: ...
+            def eof_recv_indication(self, *_: object) -> None: ...
+
+        self._kept: deque[bytes] = deque()
+        local = mib.LocalEntityConfig(ByteFieldU8(THEIRS), mib.IndicationConfig(), Faults())
+        remote = mib.RemoteEntityConfig(
+            ByteFieldU8(OURS), 1000, 1100, closure_requested=False, crc_on_transmission=True,
+            default_transmission_mode=TransmissionMode.ACKNOWLEDGED, crc_type=Kind.CRC_32,
+            positive_ack_timer_interval_seconds=0.2, positive_ack_timer_expiration_limit=50,
+            nak_timer_interval_seconds=0.2, nak_timer_expiration_limit=50)
+        table = mib.RemoteEntityConfigTable([remote])
+        self._error = Exception  # cfdp-py's exceptions have no common base
+        self._source = handler.SourceHandler(local, User(), table, Timers(), SeqCountProvider(16))
+        self._dest = handler.DestHandler(local, User(), table, Timers())
+        self._request = cfdppy.PutRequest
+        self._mode = TransmissionMode.ACKNOWLEDGED
+        self._id = ByteFieldU8(OURS)
+
+    def put(self, path: Path, name: str) -> None:
+        self._source.put_request(self._request(self._id, path, Path(name), self._mode, False))
+
+    def take(self, octets: bytes) -> None:
+        from cfdppy.handler import PacketDestination, get_packet_destination
+        from spacepackets.cfdp.pdu import PduFactory
+
+        pdu = PduFactory.from_raw(octets)
+        handler = self._source if get_packet_destination(pdu) is PacketDestination.SOURCE_HANDLER else self._dest
+        self._turn(handler, pdu)
+
+    def give(self) -> list[bytes]:
+        said: list[bytes] = []
+        for handler in (self._source, self._dest):
+            self._collect(handler, said)
+            for _ in range(50):
+                self._turn(handler, None)
+                if not self._collect(handler, said):
+                    break
+        return said
+
+    def _turn(self, handler: object, pdu: object) -> None:
+        waiting: list[bytes] = []
+        self._collect(handler, waiting)
+        self._kept += waiting
+        try:
+            handler.state_machine(pdu)  # type: ignore[attr-defined]
+        except self._error:
+            return
+
+    def _collect(self, handler: object, said: list[bytes]) -> bool:
+        before = len(said)
+        while self._kept:
+            said.append(self._kept.popleft())
+        while (holder := handler.get_next_packet()) is not None:  # type: ignore[attr-defined]
+            said.append(bytes(holder.pack()))
+        return len(said) > before
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_cfdp_py_receives_what_we_send(tmp_path: Path, loss: float) -> None:
+    peer = CfdpPy()
+    loop = Loop(tmp_path, Config(OURS, THEIRS, sequence_octets=2), loss, peer.take, peer.give)
+    (tmp_path / "source").write_bytes(content(OCTETS))
+    target = tmp_path / "received.bin"
+    loop.ours.entity.put(tmp_path / "source", str(target), 1.0)
+    loop.run(lambda: bool(loop.ours.ended))
+    assert loop.ours.ended[0].state is State.DELIVERED
+    assert target.read_bytes() == content(OCTETS)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_we_receive_what_cfdp_py_sends(tmp_path: Path, loss: float) -> None:
+    peer = CfdpPy()
+    loop = Loop(tmp_path, Config(OURS, THEIRS), loss, peer.take, peer.give)
+    (tmp_path / "source").write_bytes(content(OCTETS))
+    peer.put(tmp_path / "source", "received.bin")
+    loop.run(lambda: bool(loop.ours.ended) and bool(peer.ended))
+    assert loop.ours.ended[0].state is State.DELIVERED
+    assert (loop.ours.received / "received.bin").read_bytes() == content(OCTETS)
+
+
+# -- LibreCube
+
+
+class LibreCube:
+    """LibreCube's entity, which has threads of its own and no CRC on PDUs."""
+
+    def __init__(self, folder: Path) -> None:
+        cfdp = pytest.importorskip("cfdp", reason="LibreCube's cfdp is not installed")
+        from cfdp.filestore import NativeFileStore
+        from cfdp.transport.base import Transport
+
+        said: deque[bytes] = deque()
+
+        class Queue(Transport):
+            def request(self, data: bytes) -> None:
+                said.append(bytes(data))
+
+        self._said = said
+        self._transport = Queue()
+        self.ended: list[object] = []
+        self.entity = cfdp.CfdpEntity(THEIRS, NativeFileStore(str(folder)), self._transport,
+                                      positive_ack_timer_interval=0.2, positive_ack_timer_expiration_limit=50,
+                                      nak_timer_interval=0.2, nak_timer_expiration_limit=50,
+                                      transaction_finished_indication_required=True)
+        self.entity.transaction_finished_indication = lambda *args, **_: self.ended.append(args)
+
+    def take(self, octets: bytes) -> None:
+        self._transport.indication(octets)
+
+    def give(self) -> list[bytes]:
+        return [self._said.popleft() for _ in range(len(self._said))]
+
+
+@pytest.fixture
+def librecube(tmp_path: Path) -> Iterator[LibreCube]:
+    peer = LibreCube(tmp_path)
+    yield peer
+    for machine in [*peer.entity.machines.values()]:
+        for timer in ("inactivity_timer", "ack_timer", "nak_timer"):
+            if getattr(machine, timer, None) is not None:
+                getattr(machine, timer).shutdown()
+    peer.entity.shutdown()
+    peer.entity._event_thread.join()
+    peer.entity._message_thread.join()
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_librecube_receives_what_we_send(tmp_path: Path, librecube: LibreCube, loss: float) -> None:
+    config = Config(OURS, THEIRS, has_crc=False, checksum_type=ChecksumType.MODULAR, sequence_octets=1)
+    loop = Loop(tmp_path, config, loss, librecube.take, librecube.give)
+    (tmp_path / "source").write_bytes(content(OCTETS))
+    loop.ours.entity.put(tmp_path / "source", "received.bin", 1.0)
+    loop.run(lambda: bool(loop.ours.ended))
+    assert loop.ours.ended[0].state is State.DELIVERED
+    assert (tmp_path / "received.bin").read_bytes() == content(OCTETS)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_we_receive_what_librecube_sends(tmp_path: Path, librecube: LibreCube, loss: float) -> None:
+    loop = Loop(tmp_path, Config(OURS, THEIRS), loss, librecube.take, librecube.give)
+    (tmp_path / "source").write_bytes(content(OCTETS))
+    librecube.entity.put(OURS, "source", "received.bin", transmission_mode=0)
+    loop.run(lambda: bool(loop.ours.ended) and bool(librecube.ended))
+    assert loop.ours.ended[0].state is State.DELIVERED
+    assert (loop.ours.received / "received.bin").read_bytes() == content(OCTETS)
