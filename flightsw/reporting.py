@@ -58,12 +58,6 @@ class Counters(NamedTuple):
     jobs_refused: int
     promises_broken: int
     value_finished: float
-    energy_reserved_wh: float
-    energy_due_wh: float
-    energy_room_wh: float
-    heat_room_wh: float
-    energy_used_wh: float
-    energy_overdraft_wh: float
     reject_fecf: int
     reject_scid: int
     reject_type: int
@@ -74,9 +68,15 @@ class Counters(NamedTuple):
     reject_sequence: int
     reject_packet: int
     uplink_spi: int
-    uplink_counter: float
+    uplink_counter: int
     uplink_expected: int
     uplink_locked: int
+    energy_reserved_wh: float
+    energy_due_wh: float
+    energy_room_wh: float
+    heat_room_wh: float
+    energy_used_wh: float
+    energy_overdraft_wh: float
 
 
 _AHEAD_POINTS = POINT_INDEX["plan_limit"]

@@ -381,8 +381,8 @@ class Supervisor:
             states.count(JobState.QUEUED), len(states) - states.count(JobState.QUEUED),
             sum(1 for node in self._brain.nodes if node.power_mode >= 2), tally.finished, tally.refused,
             tally.broken, tally.value_finished,
-            *(energy_j / J_PER_WH for energy_j in (*balance, tally.energy_used_j, tally.overdraft_j)),
             *self._receiver.status(),
+            *(energy_j / J_PER_WH for energy_j in (*balance, tally.energy_used_j, tally.overdraft_j)),
         )
 
     def _shed(self, now_s: float, error: Exception) -> None:

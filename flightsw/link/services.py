@@ -228,6 +228,24 @@ class Reporter:
         self._seq_count = (self._seq_count + 1) & 0x3FFF
 
 
+class UplinkStatus(NamedTuple):
+    """Refused frames by cause, in the order of `Reject`; then the last accepted one, and COP-1."""
+
+    reject_fecf: int
+    reject_scid: int
+    reject_type: int
+    reject_spi: int
+    reject_mac: int
+    reject_replay: int
+    reject_window: int
+    reject_sequence: int
+    reject_packet: int
+    uplink_spi: int
+    uplink_counter: int
+    uplink_expected: int
+    uplink_locked: int
+
+
 class CommandReceiver:
     """The satellite's uplink: octets in, telecommands that passed every check of the link out.
 
@@ -283,12 +301,12 @@ class CommandReceiver:
         clcw = self._farm.clcw().pack()
         return (clcw,) if self.seal is None else (clcw, self._security.pack())
 
-    def status(self) -> tuple[int, ...]:
-        """Refused frames by cause, then SPI and counter of the last accepted one, number expected and lockout."""
+    def status(self) -> UplinkStatus:
+        """Return what housekeeping says of the uplink."""
         spi = self._security.spi
         association = None if self.seal is None else self.seal.ring.find(spi)
-        return (*self.rejects, spi, 0 if association is None else association.used, self._farm.expected,
-                int(self._farm.lockout))
+        used = 0 if association is None else association.used
+        return UplinkStatus._make((*self.rejects, spi, used, self._farm.expected, int(self._farm.lockout)))
 
     def take_file_pdus(self) -> list[bytes]:
         """CFDP PDUs received since the last call."""
