@@ -142,8 +142,8 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
     stack = stack_of(mission)
     seals = (None, None) if ring is None else (
         CommandSeal(ring), TelemetrySeal(ring, encrypt=link.security == "encrypted"))
-    reporting = Reporting(mission, Reporter(link.spacecraft_id, link.apid, link.store_octets, stack, seals[1]),
-                          parts.port)
+    reporting = Reporting(mission, Reporter(link.spacecraft_id, link.apid, link.store_octets, stack, seals[1],
+                                             compress=link.compress_housekeeping), parts.port)
     brain = Brain(mission, forecaster, jobs, orders)
     custody = parts.custody
     files = FileService(folder, parts.bundle_inbox, parts.result_of) if custody is None else FileService(

@@ -148,6 +148,8 @@ class LinkConfig:
     `security`: "authenticated" (commands encrypted and authenticated, telemetry authenticated), "encrypted" (telemetry
     as well) or "clear", for tests alone: anyone at the line can command.
 
+    `compress_housekeeping`: housekeeping goes down by CCSDS 124.0-B; the ground takes both as they come.
+
     `framing`: "cadu" (TM frames and CLTUs) or "cobs" (packets, for a bench). `frame_octets`: 223, or 1115 with
     interleave 5. `reed_solomon` adds a (255,223) code to the TM frames.
     """
@@ -158,6 +160,7 @@ class LinkConfig:
     store_octets: int = number("octets", 4096, 1_000_000_000)
     framing: str = text("cadu|cobs", "'cadu' or 'cobs'", "cadu")
     reed_solomon: bool = False
+    compress_housekeeping: bool = False
     frame_octets: int = number("octets", 223, 1115, 223)
     security: str = text("authenticated|encrypted|clear", "'authenticated', 'encrypted' or 'clear'", "authenticated")
 

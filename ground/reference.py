@@ -53,7 +53,9 @@ def _limits(point: Point) -> str:
 def _telemetry() -> Iterator[str]:
     yield "## Housekeeping (3,25)\n"
     yield (f"{len(HOUSEKEEPING)} structures, {len(POINTS)} points. Source data is `u8` structure id and the points in "
-           "order. `hk.period` sets how often a structure comes.\n")
+           "order. `hk.period` sets how often a structure comes. With `link.compress_housekeeping` in the mission file "
+           "structures go down as 3,130: `u8` structure id, `u8` count, `u16` CRC-16 of the source data as it was, and "
+           "the points compressed (CCSDS 124.0-B); the ground station archives what they stand for.\n")
     for row in HOUSEKEEPING:
         period = f"every {row.period_s:g} s" if row.period_s else "on request"
         yield f"### {row.sid} {row.name}, {period}\n"

@@ -28,16 +28,18 @@ from flightsw.errors import LinkError, StoreError
 from flightsw.link.cop1 import Fop
 from flightsw.link.frames import Clcw
 from flightsw.link.keys import TELEMETRY, KeyRing
-from flightsw.link.packets import Telemetry, file_apid, file_pdu_of, pack_file_packet, unpack_tc, unpack_tm
+from flightsw.link.packets import Telemetry, file_apid, file_pdu_of, pack_file_packet, pack_tm, unpack_tc, unpack_tm
 from flightsw.link.sdls import CommandSeal, SecurityReport, TelemetrySeal
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import (
+    COMPRESSED_REPORT,
     STAGE_ACCEPTED,
     STAGE_COMPLETED,
     STAGE_FAILED,
     STAGE_NOT_ACCEPTED,
     STAGE_STARTED,
     STAGE_STEP,
+    HousekeepingExpander,
     Uplink,
     pack_telecommand,
     unpack_parameter,
@@ -216,6 +218,7 @@ class Station:
         self._fop = Fop(self._transmit)
         self._heard_frames = 0
         self._lost_frames = 0
+        self._expander = HousekeepingExpander()
         self._next_message: dict[tuple[int, int, int], int] = {}
         self._commands: dict[int, CommandRecord] = {}  # bounded: a request id comes again after 16,384
         self._open: set[int] = set()
@@ -381,7 +384,11 @@ class Station:
             self.archive.add_packet(received_s, None, apid, None, None, seq_count, packet)
             return
         apid, seq_count, service, subservice, message, _, obt_s, _ = tm
-        self.archive.add_packet(received_s, obt_s, apid, service, subservice, seq_count, packet)
+        if (service, subservice) == (3, COMPRESSED_REPORT):  # the archive keeps what it stands for
+            plain = self._expander.expand(tm)
+            if plain is not None:
+                tm, packet = plain, pack_tm(plain)
+        self.archive.add_packet(received_s, obt_s, apid, service, tm.subservice, seq_count, packet)
         source = (apid, service, subservice)
         expected = self._next_message.get(source, message)
         self._next_message[source] = (message + 1) % _MESSAGE_COUNTS

@@ -19,7 +19,9 @@ from flightsw.dictionary.commands import COMMANDS, Arg, Command
 from flightsw.dictionary.events import EVENTS
 from flightsw.dictionary.reports import REPORTS
 from flightsw.dictionary.telemetry import HOUSEKEEPING, TEXT_MAX_OCTETS, Point
+from flightsw.link.packets import PRIMARY_OCTETS, TM_OVERHEAD_OCTETS
 from flightsw.link.services import (
+    COMPRESSED_REPORT,
     STAGE_ACCEPTED,
     STAGE_COMPLETED,
     STAGE_FAILED,
@@ -114,6 +116,7 @@ class _Telemetry:
                 self._point(point)
             self._packet(row.name, "Housekeeping", [("HK_STRUCTURE", row.sid)], [point.name for point in row.points],
                          f"Housekeeping structure {row.sid}.")
+        self._remainder()
         for event in EVENTS:
             names = [name for i, kind in enumerate(event.args)
                      for name in self._field(f"{event.name}_{i}", kind, "", f"Argument {i} of {event.name}.")]
@@ -142,6 +145,17 @@ class _Telemetry:
         self._container("Event", ["EVENT_NUMBER"], abstract=True, base="PusTelemetry", where=[("SERVICE", 5)])
         self._container("Verification", ["REQUEST_ID"], abstract=True, base="PusTelemetry", where=[("SERVICE", 1)])
         self._packet("pong", "PusTelemetry", [("SERVICE", 17), ("SUBSERVICE", 2)], [], "The satellite is alive.")
+
+    def _remainder(self) -> None:
+        """Compressed housekeeping: all between the headers and the CRC, by the packet's own length."""
+        typed = _add(self._types, "BinaryParameterType", name="compressed_type")
+        _unit(typed, "")
+        value = _add(_add(_add(typed, "BinaryDataEncoding"), "SizeInBits"), "DynamicValue")
+        _add(value, "ParameterInstanceRef", parameterRef="PKT_LEN", useCalibratedValue="false")
+        _add(value, "LinearAdjustment", slope="8", intercept=str(-8 * (TM_OVERHEAD_OCTETS - PRIMARY_OCTETS - 1)))
+        self._parameter("compressed", "Structure id, count, CRC-16 and CCSDS 124.0-B data of a housekeeping structure.")
+        self._packet("compressed_housekeeping", "PusTelemetry", [("SERVICE", 3), ("SUBSERVICE", COMPRESSED_REPORT)],
+                     ["compressed"], "A housekeeping structure, compressed.")
 
     def _verification(self) -> None:
         codes = list(self._field("failure_code", "u16", "", "Why a telecommand was not carried out."))

@@ -184,6 +184,11 @@ _SLICES: dict[int, slice] = {
 }
 
 
+def housekeeping_octets(sid: int) -> int:
+    """Octets of structure `sid` as `pack_housekeeping` makes it."""
+    return _STRUCTS[sid].size
+
+
 def pack_housekeeping(sid: int, pool: Sequence[float | int]) -> bytes:
     """Pack structure `sid` from `pool`, one value for each of `POINTS` (MISSING where there is none)."""
     return _STRUCTS[sid].pack(sid, *pool[_SLICES[sid]])

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from flightsw.dictionary import commands, events, reports, telemetry
 from flightsw.errors import LinkError
+from flightsw.link.compress import SeriesCompressor, SeriesDecompressor
 from flightsw.link.cop1 import Farm
 from flightsw.link.frames import VC_FILES, VC_HOUSEKEEPING, VC_REPORTS
 from flightsw.link.packets import (
@@ -34,6 +35,9 @@ from flightsw.state import Event, Received
 
 STAGE_ACCEPTED, STAGE_NOT_ACCEPTED, STAGE_STARTED, STAGE_STEP, STAGE_COMPLETED, STAGE_FAILED = 1, 2, 3, 5, 7, 8
 """Subservices of service 1 that are reported; start and steps are those of commands that last, as sequences do."""
+
+HOUSEKEEPING_REPORT, COMPRESSED_REPORT = 25, 130
+"""Subservices of service 3: a structure as it is, and compressed (mission-specific; `compress.SeriesCompressor`)."""
 
 _ACK_ALL = 0b1001  # acceptance and completion asked for
 _REQUEST = struct.Struct(">I")
@@ -140,6 +144,22 @@ class Uplink:
         return self._stack.encode_tc(frame)
 
 
+class HousekeepingExpander:
+    """The ground's end of compressed housekeeping."""
+
+    def __init__(self) -> None:
+        self._series = SeriesDecompressor({row.sid: telemetry.housekeeping_octets(row.sid)
+                                           for row in telemetry.HOUSEKEEPING})
+
+    def expand(self, tm: Telemetry) -> Telemetry | None:
+        """Return a compressed report as the plain one that it stands for; None while that cannot be known."""
+        try:
+            data = self._series.unpack(tm.data)
+        except LinkError:
+            return None
+        return None if data is None else tm._replace(subservice=HOUSEKEEPING_REPORT, data=data)
+
+
 class Reporter:
     """The satellite's downlink: reports in, frames for the line out. Bounded, droppable, never blocks.
 
@@ -151,8 +171,10 @@ class Reporter:
     _FILES_OCTETS = 4_194_304  # never filled: files are asked for as the line takes them
 
     def __init__(self, scid: int, apid: int, store_octets: int, stack: Stack = STANDARD,
-                 seal: TelemetrySeal | None = None) -> None:
+                 seal: TelemetrySeal | None = None, *, compress: bool = False) -> None:
+        """Housekeeping is compressed where `compress` says so."""
         self._apid = apid
+        self._compressor = SeriesCompressor() if compress else None
         self._sender = stack.sender(scid, {VC_REPORTS: self._REPORTS_OCTETS, VC_HOUSEKEEPING: store_octets,
                                            VC_FILES: self._FILES_OCTETS}, seal)
         self._uplink: tuple[int, ...] = ()
@@ -182,7 +204,11 @@ class Reporter:
 
     def housekeeping(self, sid: int, pool: Sequence[float | int], obt_s: float) -> None:
         """Report one housekeeping structure from the pool of all points."""
-        self._submit(VC_HOUSEKEEPING, 3, 25, obt_s, telemetry.pack_housekeeping(sid, pool))
+        data = telemetry.pack_housekeeping(sid, pool)
+        if self._compressor is None:
+            self._submit(VC_HOUSEKEEPING, 3, HOUSEKEEPING_REPORT, obt_s, data)
+        else:
+            self._submit(VC_HOUSEKEEPING, 3, COMPRESSED_REPORT, obt_s, self._compressor.pack(data))
 
     def pong(self, obt_s: float) -> None:
         """Answer an are-you-alive."""
