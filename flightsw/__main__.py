@@ -46,7 +46,7 @@ from flightsw.files import Result
 from flightsw.guardian import InProcessGuardian, ProcessGuardian
 from flightsw.jobs import author
 from flightsw.jobs.customers import load_customers
-from flightsw.jobs.intake import Intake
+from flightsw.jobs.intake import Intake, Receive
 from flightsw.jobs.manifest import Manifest
 from flightsw.jobs.onboard import Bundle, OnboardJobs, load_bundles
 from flightsw.jobs.policy import Regions, load_regions, problems_of
@@ -169,7 +169,6 @@ def _run(options: argparse.Namespace) -> int:
         # Before the guardian: attacks are over before anything is leased to a job.
         attacked = run_self_test(sandbox, jobs_folder, Path(sys.executable), MonotonicClock())
         processes = ProcessRunner(jobs_folder, Path(sys.executable), sandbox)
-        jobs = OnboardJobs(processes, bundles)
         run_folder = _make_folder(options.run_dir or folder / "run")
         limits = guardian_config(mission)
         guardian = KeptGuardian(
@@ -181,14 +180,16 @@ def _run(options: argparse.Namespace) -> int:
         custody = custody_of(mission, where, bundles, regions, lambda job_id: processes.folder(job_id) / "out", folder,
                              os.urandom, noted_s)
         ring = _ring(stack, options, mission)
+        jobs = OnboardJobs(processes, bundles, custody.at_rest)
+        inbox = _inbox(options, mission, folder, bundles, attacked, policy_problems, custody.receive)
         supervisor = build(mission, options.mission.read_text("utf-8"),
-                           Parts(board, guardian, jobs,
-                                 _inbox(options, mission, folder, bundles, attacked, policy_problems), port,
+                           Parts(board, guardian, jobs, inbox, port,
                                  options.always_transmit,
                                  boot_events=(_sandbox_event(attacked),), custody=custody,
                                  bundle_inbox=_inbox_folder(options, folder),
-                                 result_of=_results(bundles, processes, folder / "sealed"), ring=ring), folder, where)
+                                 result_of=_results(bundles, folder / "results"), ring=ring), folder, where)
         stack.callback(supervisor.close)
+        jobs.sweep({view.spec.job_id for view in supervisor.brain.open_jobs})
         clock = MonotonicClock(options.rate, resume_time_s(folder, noted_s, options.rate))
         if rig is not None:
             _await_plant(rig, clock, _PLANT_ANSWERS_WITHIN_S * options.rate, options.rig_port, stop)
@@ -238,7 +239,7 @@ def _run_lockstep(options: argparse.Namespace, mission: Mission, folder: Path) -
 
 
 def _inbox(options: argparse.Namespace, mission: Mission, folder: Path, bundles: dict[str, Bundle],
-           attacked: SelfTest, policy_problems: Callable[[Manifest], Sequence[str]]) -> Inbox:
+           attacked: SelfTest, policy_problems: Callable[[Manifest], Sequence[str]], receive: Receive) -> Inbox:
     """Where signed bundles come in, when there are customers."""
     inbox = _inbox_folder(options, folder)
     if inbox is None:
@@ -249,7 +250,8 @@ def _inbox(options: argparse.Namespace, mission: Mission, folder: Path, bundles:
     units_per_core_s = mission.compute.modes[-1].rate * options.rate
     return Intake(inbox, folder / "bundles", load_customers(options.customers), working,
                   start_unix_s(mission, str(options.mission)), bundles,
-                  f"this machine does not hold back {missing}" if missing else "", policy_problems, units_per_core_s)
+                  f"this machine does not hold back {missing}" if missing else "", policy_problems, units_per_core_s,
+                  receive)
 
 
 def _inbox_folder(options: argparse.Namespace, folder: Path) -> Path | None:
@@ -260,8 +262,7 @@ def _inbox_folder(options: argparse.Namespace, folder: Path) -> Path | None:
     return inbox
 
 
-def _results(bundles: Mapping[str, Bundle], processes: ProcessRunner, sealed: Path,
-             ) -> Callable[[JobSpec], Result | None]:
+def _results(bundles: Mapping[str, Bundle], results: Path) -> Callable[[JobSpec], Result | None]:
     """Tell what a job that just finished has made, while its bundle is still on board."""
 
     def result_of(spec: JobSpec) -> Result | None:
@@ -269,7 +270,7 @@ def _results(bundles: Mapping[str, Bundle], processes: ProcessRunner, sealed: Pa
         if bundle is None:
             return None
         manifest = bundle.manifest
-        folder = sealed / str(spec.job_id) if manifest.data.encrypt else processes.folder(spec.job_id) / "out"
+        folder = results / str(spec.job_id)
         return Result(spec.job_id, spec.value, tuple([folder / name for name in manifest.outputs]), manifest.data)
 
     return result_of

@@ -114,7 +114,7 @@ def custody_of(mission: Mission, where: str, bundles: Mapping[str, Bundle], regi
     start_s = start_unix_s(mission, where)
     borders = BorderWatch(regions, Orbit(tle).ground_track, tle.epoch_unix_s, start_s)
     log = AuditLog(folder / "audit", mission.name, start_s + now_s)
-    return Custody(bundles, borders, Vault(folder / "vault", entropy), log, outputs_of, folder / "sealed")
+    return Custody(bundles, borders, Vault(folder / "vault", entropy), log, outputs_of, folder / "results")
 
 
 def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where: str) -> Supervisor:
@@ -133,6 +133,8 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
         JobTransition(entry.spec.job_id, JobState.PROMISED, "supervisor restarted", entry.done_units, None)
         for entry in ledger.open_jobs if entry.state in (JobState.RUNNING, JobState.PAUSED)
     ], start_s + last.now_s)
+    if parts.custody is not None:
+        parts.custody.begin(ledger.entries, start_s + last.now_s)
     jobs = tuple(JobView(entry.spec, entry.state, entry.done_units, -1) for entry in ledger.entries.values())
     recorder = Recorder(folder / f"boot-{boot_count:04d}.fswrec",
                         Start(mission_toml, start_s, boot_count, last.mode, jobs, orders), RECORDING_LIMIT_OCTETS)
@@ -147,14 +149,7 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
     brain = Brain(mission, forecaster, jobs, orders)
     custody = parts.custody
     files = FileService(folder, parts.bundle_inbox, parts.result_of) if custody is None else FileService(
-        folder, parts.bundle_inbox, parts.result_of, custody.downlinked)
-    for entry in ledger.entries.values():
-        if entry.state is JobState.FINISHED:  # its result is noted already, unless we ended just before
-            files.finished(entry.spec)
-    brain = Brain(mission, forecaster, jobs, orders)
-    custody = parts.custody
-    files = FileService(folder, parts.bundle_inbox, parts.result_of) if custody is None else FileService(
-        folder, parts.bundle_inbox, parts.result_of, custody.downlinked)
+        folder, parts.bundle_inbox, parts.result_of, custody.downlinked, forbids=custody.may_downlink)
     for entry in ledger.entries.values():
         if entry.state is JobState.FINISHED:  # its result is noted already, unless we ended just before
             files.finished(entry.spec)

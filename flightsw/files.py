@@ -69,17 +69,21 @@ class FileService:
     def __init__(self, folder: Path, inbox: Path | None,
                  result_of: Callable[[JobSpec], Result | None] = lambda _spec: None,
                  delivered: Callable[[int, str, float], None] = lambda _job_id, _station, _obt_s: None,
-                 config: Config | None = None) -> None:
+                 config: Config | None = None,
+                 forbids: Callable[[int, str, float], str] = lambda _job_id, _station, _now_s: "") -> None:
         """Take up what an earlier life left in `folder`. StoreError when it cannot be used.
 
         `result_of` tells what a job made and when that is None, that there is nothing to send; `delivered` hears
-        of each result that is on the ground, over which station and when.
+        of each result that is on the ground, over which station and when; `forbids` says why a job's result may not
+        go to a station from where we are now, "" when it may, and is asked as long as one is on its way.
         """
         self._files = folder / "files"
         self._outbox = folder / "outbox"
         self._inbox = inbox
         self._result_of = result_of
         self._delivered = delivered
+        self._forbids = forbids
+        self._now_s = 0.0
         self._disk = OsDisk()
         try:
             for path in (self._files, self._outbox):
@@ -153,6 +157,7 @@ class FileService:
 
     def work(self, now_s: float, obt_s: float, station: str | None) -> list[Event]:
         """Let a tick's time pass; `station` is the one that hears us, None for none. Return what there is to say."""
+        self._now_s = now_s
         if not self._failure:
             try:
                 if station != self._station:
@@ -161,6 +166,7 @@ class FileService:
                 self._entity.advance(now_s, station is not None)
                 if not self._entity.is_idle and now_s - self._checked_s >= 1.0:
                     self._checked_s = now_s
+                    self._hold()
                     self._store.is_full = _free_octets(self._files) < RESERVE_OCTETS
                 for view in self._entity.news():
                     self._take(view, obt_s)
@@ -252,8 +258,10 @@ class FileService:
     def _may_go(self, tag: str, station: str) -> bool:
         if not tag:
             return True
-        result = self._results.get(int(tag.removeprefix(_TAG)))
-        return result is not None and may_downlink_to(result.policy, station)
+        job_id = int(tag.removeprefix(_TAG))
+        result = self._results.get(job_id)
+        return result is not None and may_downlink_to(result.policy, station) and not self._forbids(
+            job_id, station, self._now_s)
 
     def _take(self, view: View, obt_s: float) -> None:
         """Draw the consequences of a transfer's end, then let it be settled: in this order, so that none is lost."""

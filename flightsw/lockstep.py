@@ -393,6 +393,10 @@ class LockstepBoard:
         progress, self._progress = tuple(self._progress), []
         return progress
 
+    def notes(self) -> tuple[Event, ...]:
+        """See `Runner`; nothing is saved on the rig."""
+        return ()
+
     def active(self) -> Mapping[int, Activity]:
         """See `Runner`."""
         return dict(self._tick.active) if self._tick else {}

@@ -307,7 +307,7 @@ class Supervisor:
         if self._custody is not None:
             for event in self._custody.tend(obt_s):
                 self._say(event, obt_s)
-        for event in self._inbox.news():
+        for event in (*self._inbox.news(), *self._runner.notes()):
             self._say(event, obt_s)
         if self._rollover is not None:
             for event in self._rollover.tick(now_s, self._brain.parameters["key_trial_s"]):

@@ -263,6 +263,10 @@ class VirtualRunner:
         """See `Runner`."""
         return self._active
 
+    def notes(self) -> tuple[Event, ...]:
+        """See `Runner`; nothing is ever saved here."""
+        return ()
+
     def end(self, job_id: int) -> None:
         """See `Runner`."""
         self._jobs.pop(job_id, None)

@@ -43,6 +43,7 @@ class Action(Enum):
     PROCESSING_RESUMED = "processing.resumed"
     RESULT_PRODUCED = "result.produced"
     RESULT_DOWNLINKED = "result.downlinked"
+    RESULT_ERASED = "result.erased"
     KEY_CREATED = "key.created"
     KEY_DESTROYED = "key.destroyed"
     POLICY_VIOLATED = "policy.violated"

@@ -89,6 +89,8 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(52, "ground_pass", _I, "Pass over {0}: {1:.0f} s, {2:.0f} degrees high", ("text", "f32", "f32")),
     EventRow(53, "energy_balance", _I, "Since start the bus drew {0:.0f} J: jobs {1:.0f} J, house {2:.0f} J; {3:.0f} s "
              "were not metered", ("f64", "f64", "f64", "f64")),
+    EventRow(54, "job_saved", _I, "Job {0} saved itself and was ended: {1}", ("u32", "text")),
+    EventRow(55, "job_not_saved", _M, "Job {0} was ended: {1}", ("u32", "text")),
     EventRow(60, "bundle_accepted", _I, "Bundle {0} is job {1}: {2}'s {3}", ("text", "u32", "text", "text")),
     EventRow(61, "bundle_refused", _M, "Bundle {0} refused: {1}", ("text", "text")),
     EventRow(62, "bundle_repeated", _L, "Bundle {0} is job {1}, known already", ("text", "u32")),
@@ -98,8 +100,6 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(80, "audit_head", _I, "Audit log: record {0} has hash {1}", ("u32", "text")),
     EventRow(81, "policy_violated", _H, "Job {0} was stopped: {1}", ("u32", "text")),
     EventRow(82, "data_erased", _M, "Data of {0} erased: {1} keys destroyed", ("text", "u32")),
-    EventRow(120, "link_clear", _H, "The link is in clear: anyone at the line can command this satellite"),
-    EventRow(121, "uplink_counter", _I, "SPI {0} takes counters above {1:.0f}", ("u16", "f64")),
     EventRow(90, "file_received", _I, "File {0} received, {1:.0f} octets", ("text", "f64")),
     EventRow(91, "file_delivered", _I, "File {0} is on the ground, {1:.0f} octets", ("text", "f64")),
     EventRow(92, "file_failed", _L, "Transfer {1} of file {0} ended: {2}", ("text", "text", "text")),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from flightsw.jobs.meter import Activity
-from flightsw.state import JobProgress, JobSpec
+from flightsw.state import Event, JobProgress, JobSpec
 
 
 class Placement(NamedTuple):
@@ -38,6 +38,9 @@ class Runner(Protocol):
         """What the jobs that may have run since the last `place` have used, as of the last `poll`; ended ones are in
         it until `end`.
         """
+
+    def notes(self) -> tuple[Event, ...]:
+        """What there is to report of jobs beside progress and ends since the last call."""
 
     def end(self, job_id: int) -> None:
         """End a job for good and free what it holds; unknown ids are ignored."""

@@ -79,7 +79,7 @@ def check(folder: Path, octets_max: int) -> Generator[None, None, Checkpoint]:
 
 def keep(folder: Path) -> None:
     """Make what was checked the good checkpoint, in steps of which each leaves a good one behind."""
-    _remove(folder / _OLD)
+    remove(folder / _OLD)
     with contextlib.suppress(FileNotFoundError):
         (folder / GOOD).rename(folder / _OLD)
     (folder / WRITTEN).rename(folder / GOOD)
@@ -88,29 +88,29 @@ def keep(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    _remove(folder / _OLD)
+    remove(folder / _OLD)
 
 
 def prepare(folder: Path) -> bool:
     """Clear away what an interrupted checkpoint left; return whether there is a good one to start from."""
-    _remove(folder / WRITTEN)
-    _remove(folder / REQUEST)
+    remove(folder / WRITTEN)
+    remove(folder / REQUEST)
     if os.path.lexists(folder / _OLD) and not os.path.lexists(folder / GOOD):
         (folder / _OLD).rename(folder / GOOD)  # cut off between the steps of `keep`
-    _remove(folder / _OLD)
+    remove(folder / _OLD)
     return os.path.lexists(folder / GOOD)
 
 
 def reject(folder: Path) -> None:
     """Put a good checkpoint aside that is good no more; kept for who wants to know why."""
-    _remove(folder / BAD)
+    remove(folder / BAD)
     (folder / GOOD).rename(folder / BAD)
 
 
 def clear(folder: Path) -> None:
     """Forget every checkpoint, so that the job starts from the beginning."""
     for name in (WRITTEN, REQUEST, GOOD, BAD, _OLD):
-        _remove(folder / name)
+        remove(folder / name)
 
 
 def _parse(octets: bytes) -> tuple[int, dict[str, str]]:
@@ -138,8 +138,8 @@ def _regular_file(name: str, folder_fd: int) -> Iterator[BinaryIO]:
         yield file
 
 
-def _remove(path: Path) -> None:
-    """Remove a file, link or folder that may not be there."""
+def remove(path: Path) -> None:
+    """Remove a file, link or folder that may not be there. What a link leads to stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -7,7 +7,6 @@ A job without a declared policy costs a look-up here, and is logged like any oth
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import Final
 
 from flightsw.dictionary.audit import Action
 from flightsw.errors import StoreError
+from flightsw.jobs.at_rest import AtRest
 from flightsw.jobs.audit import SATELLITE, AuditLog, Note
 from flightsw.jobs.ledger import LedgerEntry
 from flightsw.jobs.manifest import Manifest
 from flightsw.jobs.onboard import Bundle
-from flightsw.jobs.policy import BorderWatch, Rule, pause_margin_s
-from flightsw.jobs.vault import KeyEntry, KeyState, Vault
+from flightsw.jobs.policy import BorderWatch, Rule, may_downlink_to, pause_margin_s
+from flightsw.jobs.vault import KeyEntry, KeyState, Steps, Vault
 from flightsw.state import BanNews, Event, JobSpec, JobState, JobTransition
 
 _EXPIRE_EVERY_S: Final = 60.0
@@ -29,19 +29,19 @@ _EXPIRE_EVERY_S: Final = 60.0
 class Custody:
     """The rules of the manifests in `bundles`, which others add to and take from.
 
-    `outputs_of` gives the folder in which an ended job's outputs lie; those of an encrypted job are sealed into
-    `sealed/JOB/` and removed there before its end is told.
+    `outputs_of` gives the folder in which an ended job's outputs lie; they go into `results/JOB/` before its end is
+    told, those of an encrypted job sealed. `at_rest` has them, for those who send them down.
     """
 
     def __init__(self, bundles: Mapping[str, Bundle], borders: BorderWatch, vault: Vault, log: AuditLog,
-                 outputs_of: Callable[[int], Path], sealed: Path) -> None:
+                 outputs_of: Callable[[int], Path], results: Path) -> None:
         self._bundles = bundles
         self._followed: dict[str, Bundle] = {}
         self._borders = borders
         self._vault = vault
         self._log = log
         self._outputs_of = outputs_of
-        self._sealed = sealed
+        self.at_rest = AtRest(vault, results)
         self._stopped: dict[int, str] = {}
         self._expired_obt_s = 0.0
 
@@ -55,6 +55,14 @@ class Custody:
                 for key, bundle in self._followed.items()
             })
         return self._borders.news(now_s)
+
+    def begin(self, entries: Mapping[int, LedgerEntry], obt_s: float) -> None:
+        """Keep the results of jobs that finished in an earlier life, should it have ended just then."""
+        for job_id, entry in entries.items():
+            bundle = self._bundles.get(entry.spec.manifest)
+            if entry.state is JobState.FINISHED and bundle is not None and self.at_rest.results(job_id) is None and (
+                    self._outputs_of(job_id).exists()):
+                self._end(JobTransition(job_id, entry.state, "", entry.done_units, None), bundle.manifest, obt_s)
 
     def committed(self, transitions: Sequence[JobTransition], entries: Mapping[int, LedgerEntry],
                   obt_s: float) -> None:
@@ -82,14 +90,39 @@ class Custody:
         self._log.append([Note(SATELLITE, Action.POLICY_VIOLATED, f"job {job.job_id}", rule)], obt_s)
         return True, (Event("policy_violated", (job.job_id, rule)),)
 
+    def receive(self, job_id: int, manifest: Manifest, shelf: Path, obt_s: float) -> Steps:
+        """Make the key of a job that has arrived and seal its inputs on the shelf; nothing without encryption."""
+        if manifest.data.encrypt:
+            self._make_key(job_id, manifest.customer, obt_s)
+            yield from self.at_rest.seal_inputs(job_id, manifest, shelf)
+
+    def may_downlink(self, job_id: int, station: str, now_s: float) -> str:
+        """Say why a job's results may not be sent to `station` from here and now; "" when they may.
+
+        To be asked before a file is begun and as long as it is being sent: borders and stations change under way.
+        """
+        kept = self.at_rest.results(job_id)
+        if kept is None:
+            return f"job {job_id} has no results"
+        if not may_downlink_to(kept.policy, station):
+            return f"station {station or 'unknown'} is none of: {', '.join(kept.policy.stations) or 'none'}"
+        rule = self._borders.broken_by(kept.policy, now_s)
+        return f"over {rule}" if rule else ""
+
     def erase_customer(self, customer: str, obt_s: float, actor: str) -> tuple[KeyEntry, ...]:
-        """Destroy all of a customer's keys on somebody's word; return what became of them."""
+        """Destroy all of a customer's keys on somebody's word, and its results without one; return the keys' fate."""
+        for kept in self.at_rest.all_results():
+            if kept.customer == customer and not kept.policy.encrypt:
+                self._erase_results(kept.job_id, obt_s, actor, f"{customer}: by {actor}")
         return self._note_destroyed(self._vault.erase_customer(customer, obt_s, f"by {actor}"), obt_s, actor)
 
     def tend(self, obt_s: float) -> tuple[Event, ...]:
-        """Destroy the keys whose time is over, once a minute; return the log's head when it is to be sent."""
+        """Erase what has been kept for its time, once a minute; return the log's head when it is to be sent."""
         if obt_s - self._expired_obt_s >= _EXPIRE_EVERY_S:
             self._expired_obt_s = obt_s
+            for kept in self.at_rest.all_results():
+                if kept.expires_obt_s <= obt_s and not kept.policy.encrypt:
+                    self._erase_results(kept.job_id, obt_s, SATELLITE, f"{kept.customer}: retention expired")
             self._note_destroyed(self._vault.expire(obt_s), obt_s, SATELLITE)
         head = self._log.head_event(obt_s)
         return () if head is None else (head,)
@@ -108,36 +141,35 @@ class Custody:
             self._log.append([Note(SATELLITE, Action.KEY_CREATED, f"job {job_id}", customer)], obt_s)
 
     def _end(self, change: JobTransition, manifest: Manifest | None, obt_s: float) -> None:
-        """Seal what an encrypted job made; from now on its retention runs. One that made nothing keeps no key."""
-        self._stopped.pop(change.job_id, None)
-        entry = self._vault.entries.get(change.job_id)
-        if entry is None:
-            return
-        if entry.state is KeyState.DESTROYED:  # erased while it ran: what it made goes unsealed and unseen
-            shutil.rmtree(self._outputs_of(change.job_id), ignore_errors=True)
-            return
-        if change.state is not JobState.FINISHED or manifest is None:
-            gone = self._vault.erase_job(change.job_id, obt_s, change.state.name.lower())
+        """Keep what a finished job made; from now on its retention runs. One that made nothing keeps no key."""
+        job_id = change.job_id
+        self._stopped.pop(job_id, None)
+        self.at_rest.discard_checkpoint(job_id)
+        entry = self._vault.entries.get(job_id)
+        erased = entry is not None and entry.state is KeyState.DESTROYED  # while it ran: what it made is nobody's
+        if erased:
+            shutil.rmtree(self._outputs_of(job_id), ignore_errors=True)
+        if change.state is not JobState.FINISHED or manifest is None or erased:
+            gone = self._vault.erase_job(job_id, obt_s, change.state.name.lower())
             self._note_destroyed(gone, obt_s, SATELLITE)
             return
-        self._vault.keep_until(change.job_id, obt_s + manifest.data.retention_s)
-        target = self._sealed / str(change.job_id)
+        expires_obt_s = obt_s + manifest.data.retention_s
         try:
-            target.mkdir(parents=True, exist_ok=True)
-            for name in manifest.outputs:
-                plain = self._outputs_of(change.job_id) / name
-                self._vault.seal_file(change.job_id, plain, target / name)
-                plain.unlink()
+            if entry is not None:
+                self._vault.keep_until(job_id, expires_obt_s)
+                for _ in self.at_rest.seal_results(job_id, manifest, self._outputs_of(job_id)):
+                    pass  # all but always done by now, a step a tick
+            self.at_rest.keep_results(job_id, manifest, self._outputs_of(job_id), expires_obt_s)
         except OSError as e:
-            raise StoreError(f"results of job {change.job_id} not sealed: {e}") from e
+            raise StoreError(f"results of job {job_id} not kept: {e}") from e
+
+    def _erase_results(self, job_id: int, obt_s: float, actor: str, why: str) -> None:
+        self._log.append([Note(actor, Action.RESULT_ERASED, f"job {job_id}", why)], obt_s)
+        self.at_rest.discard(job_id)
 
     def _note_destroyed(self, gone: tuple[KeyEntry, ...], obt_s: float, actor: str) -> tuple[KeyEntry, ...]:
         self._log.append([Note(actor, Action.KEY_DESTROYED, f"job {e.job_id}", f"{e.customer}: {e.reason}")
                           for e in gone], obt_s)
         for entry in gone:  # noise by now: only the room that it takes is given back
-            folder = self._sealed / str(entry.job_id)
-            with contextlib.suppress(OSError):
-                for path in folder.iterdir():
-                    path.unlink()
-                folder.rmdir()
+            self.at_rest.discard(entry.job_id)
         return gone

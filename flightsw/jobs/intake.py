@@ -25,14 +25,17 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from flightsw.errors import BoardError, ConfigError, JobError
+from flightsw.errors import BoardError, ConfigError, JobError, StoreError
 from flightsw.jobs import bundle
 from flightsw.jobs.bundle import BUNDLE_OCTETS_MAX, MANIFEST_FILE, SUFFIX, Contents, job_number
 from flightsw.jobs.customers import Customer
 from flightsw.jobs.ledger import LedgerEntry
 from flightsw.jobs.manifest import ACTIVITY_MAX_FRAC, Manifest, load_manifest
 from flightsw.jobs.onboard import Bundle
+from flightsw.jobs.vault import Steps
 from flightsw.state import Event, JobSpec
+
+Receive = Callable[[int, Manifest, Path, float], Steps]
 
 REMEMBERED_MAX: Final = 4_096
 """How many ended jobs are remembered, and so recognised when their bundles come again."""
@@ -70,13 +73,15 @@ class Intake:
         self, inbox: Path, shelf: Path, customers: Mapping[str, Customer], mode_draw_w: Mapping[str, float],
         obt_offset_s: float, bundles: dict[str, Bundle], untrusted_problem: str = "",
         policy_problems: Callable[[Manifest], Sequence[str]] = lambda _manifest: (), units_per_core_s: float = 1.0,
+        receive: Receive | None = None,
     ) -> None:
         """Take up what an earlier life left. BoardError when the folders cannot be used.
 
         `mode_draw_w` is each power mode's nominal draw; `obt_offset_s` turns `now_s` into Unix time; `bundles` are
         added to. With an `untrusted_problem` only trusted customers' jobs are taken, and others told that.
         `policy_problems` says what of a job's data rules this satellite cannot keep. `units_per_core_s` is the work
-        that a core does which is not held back: the rate of the highest power mode.
+        that a core does which is not held back: the rate of the highest power mode. `receive` (job number, manifest,
+        folder, Unix time) seals the inputs of the jobs that want it; without it none are sealed.
         """
         self._inbox = inbox
         self._shelf = shelf
@@ -88,6 +93,7 @@ class Intake:
         self._untrusted_problem = untrusted_problem
         self._policy_problems = policy_problems
         self._units_per_core_s = units_per_core_s
+        self._receive_data = receive
         self._shelved: dict[int, _Shelved] = {}
         self._submitted: dict[int, str] = {}  # SHA-256 of the bundle by number, oldest first
         self._offered_s: dict[int, float] = {}
@@ -155,8 +161,11 @@ class Intake:
 
     def _put(self, number: int, manifest: Manifest, sha256: str, octets: int) -> None:
         key = f"{manifest.customer}/{manifest.id}"
-        self._bundles[key] = Bundle(manifest, self._folder(number))
+        self._bundles[key] = Bundle(manifest, self._folder(number), self._seals(manifest))
         self._shelved[number] = _Shelved(self._bundles[key], key, sha256, octets)
+
+    def _seals(self, manifest: Manifest) -> bool:
+        return self._receive_data is not None and manifest.data.encrypt
 
     def _folder(self, number: int) -> Path:
         return self._shelf / f"{number:010d}"
@@ -216,7 +225,7 @@ class Intake:
                 with _open_bundle(path) as stream:
                     self._check_room(os.fstat(stream.fileno()).st_size)
                     number, contents = yield from self._unpack(stream, now_s)
-            except JobError as error:
+            except (JobError, StoreError) as error:
                 self._tell("bundle_refused", name, str(error))
             else:
                 if contents is None:
@@ -248,6 +257,8 @@ class Intake:
                 raise JobError(f"job.id = {manifest.id!r} was used by {manifest.customer!r} for another bundle")
             return number, None
         self._judge(contents, now_s)
+        if self._receive_data is not None:
+            yield from self._receive_data(number, manifest, new, now_s + self._obt_offset_s)
         with _create(new / _SHA256) as file:
             file.write(contents.sha256.encode())
         for name in (_SHA256, *contents.files):

@@ -447,7 +447,11 @@ class BorderWatch:
         It looks at the position itself, not at the bans: the second answer to a border.
         """
         rule = self._rules.get(manifest)
-        if rule is None:
+        return "" if rule is None else self.broken_by(rule.policy, now_s)
+
+    def broken_by(self, policy: DataPolicy, now_s: float) -> str:
+        """Name the rule of `policy` that the position at `now_s` breaks; empty when none."""
+        if not has_borders(policy):
             return ""
         if now_s > self._expires_s:
             return NO_POSITION
@@ -455,7 +459,7 @@ class BorderWatch:
             latitude, longitude, _ = self._track(np.array([now_s + self._offset_s]))
         except KernelError:
             return NO_POSITION
-        rows, names = clearance_rad(rule.policy, self._regions, unit_vectors(latitude, longitude))
+        rows, names = clearance_rad(policy, self._regions, unit_vectors(latitude, longitude))
         return names[int(rows[:, 0].argmin())] if rows.min() <= 0.0 else ""
 
     def _bans(self, rule: Rule, from_s: float, to_s: float) -> tuple[Ban, ...]:

@@ -55,6 +55,7 @@ _CORES_MAX: Final = 8
 _SANDBOX_PROCESSES: Final = 3  # in its session, and not its own
 _DEADLINE_MAX_S: Final = 2_592_000.0  # of a job that names an instant
 _MEASURE_EVERY_S: Final = 1.0
+_LOGS_MAX: Final = 64
 _ANY: Final = 1 << 62
 _DEFAULTED_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -92,7 +93,7 @@ class ProcessReport(NamedTuple):
     `cpu_s` includes children that it waited for; `max_rss_mb` is the most private memory that all its processes were
     seen to hold together, `written_octets` the most that its folder was seen to. `result_sha256` is set when it
     FINISHED; `detail` says why when it FAILED or is UNSAVED, and what was saved when it is SAVED. `saved_units` is
-    the work in its good checkpoint, None while this start has made none.
+    the work in its good checkpoint, None while this start has made none, and `saves` how many it has made.
     """
 
     job_id: int
@@ -105,6 +106,7 @@ class ProcessReport(NamedTuple):
     detail: str
     written_octets: int = 0
     saved_units: int | None = None
+    saves: int = 0
 
 
 class ProcessRunner:
@@ -178,6 +180,12 @@ class ProcessRunner:
         if job.state in (ProcessState.RUNNING, ProcessState.PAUSED):
             job.ask_for_checkpoint(now_s, deadline_s, go_on=go_on)
 
+    def prolong(self, job_id: int, by_s: float) -> None:
+        """Put off the deadline of a checkpoint that is being written; nothing happens when none is."""
+        job = self._job(job_id)
+        if job.state is ProcessState.SAVING:
+            job.save_by_s += by_s
+
     def tell(self, job_id: int, budget: Mapping[str, float | None]) -> None:
         """Write what is left for a job into its `budget.json`; nothing happens when it has ended."""
         job = self._job(job_id)
@@ -214,6 +222,25 @@ class ProcessRunner:
         if job_id in self._jobs:
             raise JobError(f"job {job_id}: cannot be discarded before it is released")
         shutil.rmtree(self.folder(job_id), ignore_errors=True)
+
+    def tidy(self, job_id: int, *, keep_log: bool) -> None:
+        """Delete what a job that has ended leaves, but for its log; the newest `_LOGS_MAX` logs stay."""
+        folder = self.folder(job_id)
+        if not keep_log:
+            self.discard(job_id)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            for path in folder.iterdir():
+                if path.name != "log":
+                    checkpoint.remove(path)
+        logs = sorted((path for path in self._run_folder.iterdir() if [p.name for p in path.glob("*")] == ["log"]),
+                      key=lambda path: path.stat().st_mtime)
+        for path in logs[:-_LOGS_MAX]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def left_behind(self) -> tuple[int, ...]:
+        """Jobs of which there is a folder."""
+        return tuple([int(path.name) for path in self._run_folder.iterdir() if path.name.isdecimal()])
 
     def close(self) -> None:
         """Kill whatever still runs, and wait for it."""
@@ -313,10 +340,11 @@ class _Job:
         self._detail = ""
         self._breach = ""
         self._digest: Generator[None, None, str] = _digest(folder, manifest)
-        self._save_by_s = float("inf")
+        self.save_by_s = float("inf")
         self._goes_on = False
         self._verification: Generator[None, None, checkpoint.Checkpoint] | None = None
         self._saved_units: int | None = None
+        self._saves = 0
 
     @property
     def is_reaped(self) -> bool:
@@ -341,6 +369,7 @@ class _Job:
             self._detail,
             self._written_octets,
             self._saved_units,
+            self._saves,
         )
 
     def signal(self, number: signal.Signals) -> None:
@@ -370,7 +399,7 @@ class _Job:
             self._verification.close()
 
     def ask_for_checkpoint(self, now_s: float, deadline_s: float, *, go_on: bool) -> None:
-        self._save_by_s = now_s + deadline_s
+        self.save_by_s = now_s + deadline_s
         self._goes_on = go_on
         self.state = ProcessState.SAVING
         _make_folder(self.folder / checkpoint.WRITTEN, self.user)
@@ -392,7 +421,7 @@ class _Job:
         elif self.state is ProcessState.SAVING:
             if checkpoint.is_written(self.folder):
                 self._begin_verification()
-            elif now_s >= self._save_by_s:
+            elif now_s >= self.save_by_s:
                 self._lose_checkpoint("not written within its deadline")
 
     def _measure(self, now_s: float, usage: SessionUsage) -> None:
@@ -489,6 +518,7 @@ class _Job:
             self._lose_checkpoint(str(e))
             return
         self._saved_units = found.done_units
+        self._saves += 1
         self._detail = (f"checkpoint of {found.done_units} units, {found.files} files, {found.octets} octets, "
                         f"MARK SHA-256 {found.mark_sha256}")
         self.state = ProcessState.SAVED if ends else ProcessState.RUNNING

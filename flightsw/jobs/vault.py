@@ -27,7 +27,8 @@ import json
 import os
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +49,11 @@ KEYS_MAX: Final = 1024
 TOMBSTONES_MAX: Final = 1024
 CHUNK_OCTETS: Final = 65_536
 CHUNKS_MAX: Final = 1 << 32
+
+Steps = Generator[None, None, None]
+"""Work that yields after each 2 MiB, so that no tick waits for it."""
+
+_CHUNKS_A_STEP: Final = 32
 
 _KEY_OCTETS: Final = 32
 _NONCE_OCTETS: Final = 12
@@ -166,6 +172,9 @@ class Vault:
 
     def seal(self, job_id: int, name: str, source: BinaryIO, target: BinaryIO) -> None:
         """Encrypt `source` into `target` as file `name` of a job, in one pass and constant memory."""
+        _exhaust(self._sealing(job_id, name, source, target))
+
+    def _sealing(self, job_id: int, name: str, source: BinaryIO, target: BinaryIO) -> Steps:
         self._active(job_id)
         salt = self._draw(_SALT_OCTETS)
         target.write(_MAGIC + salt)
@@ -178,6 +187,8 @@ class Vault:
             if is_last:
                 return
             index, chunk = index + 1, following
+            if index % _CHUNKS_A_STEP == 0:
+                yield
             if index >= CHUNKS_MAX:
                 raise StoreError(f"file {name} of job {job_id}: above {CHUNKS_MAX} chunks of {CHUNK_OCTETS} octets")
 
@@ -186,6 +197,9 @@ class Vault:
 
         Chunks are written as they are verified: `target` is whole only when this returns. `unseal_file` hides that.
         """
+        _exhaust(self._unsealing(job_id, name, source, target))
+
+    def _unsealing(self, job_id: int, name: str, source: BinaryIO, target: BinaryIO) -> Steps:
         self._active(job_id)
         where = f"sealed file {name} of job {job_id}"
         head = _read_whole(source, len(_MAGIC) + _SALT_OCTETS)
@@ -207,16 +221,27 @@ class Vault:
             if is_last:
                 return
             index, chunk = index + 1, following
+            if index % _CHUNKS_A_STEP == 0:
+                yield
 
     def seal_file(self, job_id: int, source: Path, target: Path) -> None:
         """Encrypt a file, durably, under its own name; `target` appears whole or not at all."""
-        with source.open("rb") as plain:
-            _write_file(target, lambda sealed: self.seal(job_id, source.name, plain, sealed))
+        _exhaust(self.sealing_file(job_id, source, target))
+
+    def sealing_file(self, job_id: int, source: Path, target: Path) -> Steps:
+        """Do what `seal_file` does, in steps. A link is not followed."""
+        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as plain:
+            yield from _writing(target, lambda sealed: self._sealing(job_id, source.name, plain, sealed))
 
     def unseal_file(self, job_id: int, name: str, source: Path, target: Path) -> None:
         """Decrypt a file; `target` appears only when all of it is authentic."""
+        _exhaust(self.unsealing_file(job_id, name, source, target))
+
+    def unsealing_file(self, job_id: int, name: str, source: Path, target: Path) -> Steps:
+        """Do what `unseal_file` does, in steps."""
         with source.open("rb") as sealed:
-            _write_file(target, lambda plain: self.unseal(job_id, name, sealed, plain))
+            yield from _writing(target, lambda plain: self._unsealing(job_id, name, sealed, plain))
 
     # -- inside
 
@@ -375,13 +400,23 @@ def _read_whole(source: BinaryIO, octets: int) -> bytes:
     return b"".join(parts)
 
 
-def _write_file(target: Path, fill: Callable[[BinaryIO], None]) -> None:
-    """Let `fill` write a file of mode 0600, then show it under its name, durably; on any error it is gone."""
+def _exhaust(steps: Steps) -> None:
+    deque(steps, maxlen=0)
+
+
+def _writing(target: Path, fill: Callable[[BinaryIO], Steps]) -> Steps:
+    """Let `fill` write a file of mode 0600, then show it under its name, durably; on any error it is gone.
+
+    Each step is on the medium before the next, so that the last one does not wait for all of it.
+    """
     fresh = target.with_name(target.name + ".tmp")
     fresh.unlink(missing_ok=True)
     try:
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _KEY_MODE), "wb") as file:
-            fill(file)
+            for _ in fill(file):
+                file.flush()
+                os.fdatasync(file.fileno())
+                yield
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(target)

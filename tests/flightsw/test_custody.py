@@ -155,7 +155,7 @@ def test_bans_follow_what_is_on_board_and_what_would_run_against_them_is_stopped
 def test_results_that_cannot_be_sealed_are_a_storage_failure(tmp_path: Path) -> None:
     satellite = Satellite(tmp_path, secret=manifest(encrypt=True))
     satellite.go(5, *START)
-    with pytest.raises(StoreError, match="results of job 5 not sealed"):
+    with pytest.raises(StoreError, match="results of job 5 not kept"):
         satellite.go(5, JobState.FINISHED)
 
 
@@ -200,6 +200,67 @@ def test_along_a_real_track_nothing_runs_where_it_may_not_and_promises_hold(hour
     assert sum(own == "" for _, own in ran) > 1000
     assert flight.brain.tally.broken == 0
     assert flight.events.count("job_held") > 0
+
+
+@pytest.mark.parametrize("step_s", [11.0, pytest.param(1.0, marks=pytest.mark.long)])
+def test_over_a_days_passes_nothing_is_sent_from_where_or_to_whom_it_may_not(tmp_path: Path, step_s: float) -> None:
+    """Through every pass of a day, for each of four policies; the track itself is asked who was right."""
+    regions = load_regions(ROOT / "missions/regions.toml")
+    flown = mission.load(ROOT / "missions/iss_like.toml")
+    orbit, start_s = Orbit(parse_tle(flown.orbit.tle, "iss")), start_unix_s(flown, "iss")
+    names = [station.name for station in flown.stations]
+    policies = {1: DataPolicy(regions_forbidden=("EU_EEA",)), 2: DataPolicy(regions_allowed=("EU_EEA", "USA")),
+                3: DataPolicy(stations=(names[0],)), 4: DataPolicy(stations=("Elsewhere",))}  # fmt: skip
+    satellite = Satellite(tmp_path)
+    custody = Custody({}, BorderWatch(regions, orbit.ground_track, orbit.tle.epoch_unix_s, start_s), satellite.vault,
+                      satellite.log, lambda job_id: tmp_path / f"out-{job_id}", tmp_path / "results")
+    for job_id, policy in policies.items():
+        outputs(tmp_path, job_id)
+        made = dataclasses.replace(EXAMPLE, data=policy)
+        custody.at_rest.keep_results(job_id, made, tmp_path / f"out-{job_id}", 1e12)
+    sent = {job_id: [0, 0] for job_id in policies}
+    for station in flown.stations:
+        for contact in orbit.passes(station, start_s, start_s + 86_400.0):
+            for unix_s in np.arange(np.ceil(contact.aos_unix_s), contact.los_unix_s, step_s):
+                point = unit_vectors(*(np.array(angle) for angle in orbit.ground_track(np.array([unix_s]))[:2]))
+                for job_id, policy in policies.items():
+                    lawful = not policy.regions_forbidden + policy.regions_allowed or bool(
+                        (clearance_rad(policy, regions, point)[0] > 0.0).all())
+                    lawful &= not policy.stations or station.name in policy.stations
+                    assert (custody.may_downlink(job_id, station.name, float(unix_s) - start_s) == "") == lawful
+                    sent[job_id][lawful] += 1
+    assert min(sent[1]) > 10, "the border lies within sight"
+    assert min(sent[2]) > 10
+    assert sent[4][True] == 0
+    assert sent[3][True] > 100
+    assert custody.may_downlink(9, names[0], 0.0) == "job 9 has no results"
+    assert custody.may_downlink(4, names[0], 0.0) == f"station {names[0]} is none of: Elsewhere"
+    old_s = regions.elements_age_max_s + orbit.tle.epoch_unix_s - start_s + 1.0
+    assert custody.may_downlink(1, names[0], old_s) == "over position not known"
+
+
+def test_results_without_encryption_are_kept_for_their_time_and_then_gone(tmp_path: Path) -> None:
+    satellite = Satellite(tmp_path, plain=manifest(retention_s=1000.0))
+    satellite.go(1, *START, key="plain")
+    outputs(tmp_path, 1)
+    satellite.go(1, JobState.FINISHED, key="plain", obt_s=100.0)
+    (kept,) = satellite.custody.at_rest.all_results()
+    assert (kept.customer, kept.outputs, kept.expires_obt_s) == (EXAMPLE.customer, EXAMPLE.outputs, 1100.0)
+    assert (tmp_path / "sealed/1" / EXAMPLE.outputs[0]).read_bytes().startswith(b"result of ")
+    satellite.custody.tend(1099.0)
+    assert satellite.custody.at_rest.all_results() == [kept]
+    satellite.custody.tend(1160.0)
+    assert satellite.custody.at_rest.all_results() == []
+    assert satellite.actions()[-1] == "result.erased"
+
+
+def test_a_kill_between_the_end_and_the_keeping_of_a_result_loses_nothing(tmp_path: Path) -> None:
+    satellite = Satellite(tmp_path, plain=manifest())
+    satellite.go(1, *START, key="plain")
+    outputs(tmp_path, 1)
+    satellite.ledger.record([JobTransition(1, JobState.FINISHED, "", 0.0, None)], 50.0)  # and there it was killed
+    satellite.custody.begin(satellite.ledger.entries, 60.0)
+    assert [kept.job_id for kept in satellite.custody.at_rest.all_results()] == [1]
 
 
 @pytest.fixture
@@ -268,13 +329,13 @@ def test_the_ground_erases_a_customer(tmp_path: Path, supervised: Launch) -> Non
     flight.inbox.jobs = [ruled_job(1, flight.now_s, "secret")]
     flight.fly(2)
     assert satellite.vault.entries[1].state is KeyState.ACTIVE
+    flight.arm("data.erase", EXAMPLE.customer)
     request = flight.command("data.erase", EXAMPLE.customer)
     flight.fly(1)
     assert flight.stages(request) == [1, 7]
     assert satellite.vault.entries[1].state is KeyState.DESTROYED
     assert [event.args for event in flight.heard.named("data_erased")] == [(EXAMPLE.customer, 1)]
+    flight.arm("data.erase", "")
     refused = flight.command("data.erase", "")
     flight.fly(1)
     assert flight.stages(refused) == [2]
-    flight.arm("data.erase", EXAMPLE.customer)
-    flight.arm("data.erase", "")

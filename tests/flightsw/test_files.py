@@ -33,6 +33,7 @@ class Sat:
         self.inbox = inbox
         self.results: dict[int, Result] = {}
         self.delivered: list[tuple[int, str]] = []
+        self.forbidden = ""
         self.ground = End(folder / "ground", Config(GROUND, SATELLITE))
         self.station: str | None = "KIRUNA"
         self.now_s = 0.0
@@ -41,7 +42,8 @@ class Sat:
 
     def start(self) -> None:
         self.service = FileService(self.folder, self.inbox, lambda job: self.results.get(job.job_id),
-                                   lambda job_id, station, _obt_s: self.delivered.append((job_id, station)))
+                                   lambda job_id, station, _obt_s: self.delivered.append((job_id, station)),
+                                   forbids=lambda _job_id, _station, _now_s: self.forbidden)
 
     def job(self, job_id: int, outputs: dict[str, bytes], policy: DataPolicy = OPEN, value: float = 10.0) -> None:
         folder = self.folder / f"job{job_id}"
@@ -89,6 +91,20 @@ def upload(sat: Sat, name: str, octets: bytes) -> None:
     path = sat.ground.folder / name
     path.write_bytes(octets)
     sat.ground.entity.put(path, name, 1.0)
+
+
+def test_a_result_is_held_at_a_border_in_the_middle_of_its_way_and_goes_on_behind_it(sat: Sat) -> None:
+    sat.job(5, {"out.bin": content(200_000)})
+    sat.until(lambda: len(list(sat.ground.received.parent.rglob("*"))) > 0 and sat.now_s > 20.0)
+    sat.forbidden = "over BOX"
+    sat.tick()
+    sent = [sat.service.next_pdu() for _ in range(50)]
+    assert not any(pdu is not None and len(pdu) > 100 for pdu in sent), "no file data leaves over the box"
+    for _ in range(30):
+        sat.tick()
+    assert sat.delivered == []
+    sat.forbidden = ""
+    sat.until(lambda: sat.delivered == [(5, "KIRUNA")])
 
 
 def test_a_bundle_lands_in_the_inbox_and_other_files_in_their_folder(sat: Sat) -> None:

@@ -275,6 +275,69 @@ def test_a_job_that_never_saves_fails_with_the_reason(savers, tmp_path):
     assert [(p.succeeded, p.detail.split(":")[0]) for p in ended] == [(False, "checkpoint not kept")]
 
 
+def test_a_job_that_must_make_room_saves_itself_first_and_goes_on_from_there(savers, tmp_path):
+    job, other = spec(1, "saver"), spec(2, "steady")
+    (group,) = savers.place(0.0, [Placement(job, 1.0)])
+    until(savers, lambda p: p.done_units > 0.0)
+    assert savers.place(1.0, [Placement(other, 1.0)]) == (group,), "the node is still its own"
+    assert 2 not in savers._running
+    wait_for(savers, 1.0, lambda: 1 not in savers._running)
+    (note,) = savers.notes()
+    assert note.name == "job_saved"
+    assert note.args[0] == 1
+    assert str(note.args[1]).startswith("checkpoint of 3 units, 1 files, 5 octets, MARK SHA-256 ")
+    (second,) = savers.place(2.0, [Placement(other, 1.0)])
+    assert second not in (0, group)
+    until(savers, lambda p: p.job_id == 2 and p.ended)
+    savers.end(2)
+    savers.place(3.0, [Placement(job, 1.0)])
+    assert until(savers, lambda p: p.job_id == 1 and p.ended).succeeded
+    assert (folder_of(tmp_path, 1) / "out" / "result").read_text().startswith("3 ")
+
+
+def test_who_does_not_save_itself_in_time_loses_the_node_and_that_is_said(savers, tmp_path):
+    job, other = spec(1, "deaf"), spec(2, "steady")
+    savers.place(0.0, [Placement(job, 1.0)])
+    wait_for(savers, 0.0, (folder_of(tmp_path, 1) / "out" / "result").exists)
+    savers.place(1.0, [Placement(other, 0.5)])
+    for now_s in (1.0, 10.9):  # five seconds on a whole node are ten on half of one
+        savers.poll(now_s)
+        assert 1 in savers._running
+    wait_for(savers, 11.1, lambda: 1 not in savers._running)
+    (note,) = savers.notes()
+    assert note.args == (1, "checkpoint not kept: not written within its deadline; starts again from the beginning")
+
+
+def test_a_node_without_time_for_anybody_stops_its_job_where_it_is(savers, tmp_path):
+    job = spec(1, "deaf")
+    (group,) = savers.place(0.0, [Placement(job, 1.0)])
+    wait_for(savers, 0.0, (folder_of(tmp_path, 1) / "out" / "result").exists)
+    assert savers.place(1.0, [Placement(spec(2, "steady"), 0.0)]) == (0,)
+    time.sleep(0.05)
+    assert state_of(group) == "T"
+    assert not (folder_of(tmp_path, 1) / "checkpoint.request").exists()
+    savers.place(2.0, [Placement(job, 1.0)])
+    savers.place(303.0, [Placement(job, 1.0)])  # asked to save itself, and then left without time
+    for now_s in range(304, 400):
+        savers.place(float(now_s), [Placement(job, 0.0)])
+    savers.poll(400.0)
+    assert 1 in savers._running
+
+
+def test_what_is_left_of_an_ended_job_goes_and_its_log_stays(savers, tmp_path):
+    savers.place(0.0, [Placement(spec(1, "steady"), 1.0)])
+    until(savers, lambda p: p.ended)
+    savers.end(1)
+    savers.poll(1.0)
+    assert [path.name for path in folder_of(tmp_path, 1).iterdir()] == ["log"]
+    for name in ("work", "in"):
+        (folder_of(tmp_path, 7) / name).mkdir(parents=True)
+        (folder_of(tmp_path, 8) / name).mkdir(parents=True)
+    savers.sweep({8})
+    assert list(folder_of(tmp_path, 7).iterdir()) == []
+    assert (folder_of(tmp_path, 8) / "work").exists()
+
+
 def test_a_checked_job_runs_twice_and_two_results_must_be_one(savers):
     savers.place(0.0, [Placement(spec(1, "steady"), 1.0), Placement(spec(2, "fickle"), 1.0)])
     ends = {}

@@ -368,6 +368,8 @@ def test_a_launcher_that_was_stopped_as_its_supervisor_died_is_ended_by_the_next
     supervisor.stdout.close()
     supervisor.kill()
     supervisor.wait()
+    while process_state(pid) == "R":  # the signal is on its way to another processor
+        time.sleep(0.005)
     assert process_state(pid) == "T"
     ProcessRunner(tmp_path / "other", PYTHON).close()
     assert process_state(pid) == "T", "another satellite's launcher was ended"
