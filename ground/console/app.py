@@ -8,6 +8,7 @@ through the archive. It is given its clock.
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input
 
-from flightsw.dictionary.commands import Command, Value
+from flightsw.dictionary.commands import COMMANDS, Command, Value, digest_of, pack_arguments
 from flightsw.dictionary.events import Severity
 from flightsw.errors import FlightError
 from ground.archive import Archive, EventEntry
@@ -33,12 +34,10 @@ from ground.console import palette, views
 from ground.console.model import Job, Model, open_jobs
 from ground.console.views import Line, Status
 from ground.relay import Progress, send_through
+from ground.station import CommandState
 from ground.watch import command_text, utc_text
 
 REFRESH_S = 0.2
-ARMED_S = 20.0
-"""A hazardous command that is armed and not fired within this time is disarmed."""
-
 _PAGES = ("overview", "values", "plots", "jobs", "events", "commands", "passes")
 _PLOT_S = 2.0  # between drawings of a plot
 _TIMEOUT_S = 30.0
@@ -47,7 +46,7 @@ _HELP = """\
  Tab         next page              Shift+Tab  the one before
  Up Down     scroll; choose a job or an event         PgUp PgDn Home End
  :           command palette: type, Tab completes, Enter sends, Esc leaves
-             a hazardous one is armed by Enter, then fired by typing FIRE
+             a hazardous one is armed on board by Enter, sent by FIRE
  s           events: least severity shown
  a           events: acknowledge the chosen one       A  all shown
  Space + -   replay: pause, faster, slower            ] [  minute on, back
@@ -56,6 +55,9 @@ _HELP = """\
  !  limit crossed   ~  near a limit   ?  stale   *  not acknowledged
  Shaded: eclipse.   Dotted, after now: the satellite's own forecast.
  A value that is missing is written so; it is never a number."""
+
+
+Sender = Callable[[Command, tuple[Value, ...], Callable[[str, str], object] | None], None]
 
 
 @functools.lru_cache(4096)
@@ -103,25 +105,44 @@ class Help(ModalScreen[None]):
             [[("keys", "bold cyan")], *([(line, "")] for line in _HELP.splitlines())]))
 
 
+class CommandLine(Input):
+    """The palette's line. Its keys are taken in the order of typing: a binding would overtake the letters before it."""
+
+    def __init__(self, keys: dict[str, Callable[[], object]]) -> None:
+        super().__init__(placeholder="telecommand", id="line", select_on_focus=False)
+        self._keys = keys
+
+    def on_key(self, event: Key) -> None:
+        """Complete, choose or leave."""
+        action = self._keys.get(event.key)
+        if action is not None:
+            event.stop()
+            event.prevent_default()
+            action()
+
+
 class Palette(ModalScreen[None]):
-    """Type a telecommand: choices, bounds and problems as it grows; arm and fire where it is hazardous."""
+    """Type a telecommand: choices, bounds and problems as it grows. A hazardous one is armed on board by the first
+    Enter, and sent by the word FIRE once the satellite has said that it is armed.
+    """
 
-    BINDINGS: ClassVar = [Binding("escape", "leave", "close", priority=True), Binding("tab", "complete", priority=True),
-                          Binding("down", "move(1)", priority=True), Binding("up", "move(-1)", priority=True)]
-
-    def __init__(self, send: Callable[[Command, tuple[Value, ...]], None], now: Callable[[], float],
-                 history: list[str]) -> None:
+    def __init__(self, send: Sender, now: Callable[[], float], armed_s: float, history: list[str]) -> None:
+        """`armed_s` is how long the satellite stays armed."""
         super().__init__()
         self._send = send
         self._now = now
+        self._armed_s = armed_s
         self._history = history
         self._chosen = 0
-        self._armed: tuple[Command, tuple[Value, ...], float] | None = None
+        self._hazard: tuple[Command, tuple[Value, ...]] | None = None
+        self._armed_until_s = -math.inf
+        self._refused = ""
 
     def compose(self) -> ComposeResult:
         """See `Screen`."""
         with Vertical(id="palette"):
-            yield Input(placeholder="telecommand", id="line", select_on_focus=False)
+            yield CommandLine({"escape": self.dismiss, "tab": self._complete, "down": lambda: self._move(1),
+                               "up": lambda: self._move(-1)})
             yield Lines(id="choices")
 
     def on_mount(self) -> None:
@@ -141,39 +162,35 @@ class Palette(ModalScreen[None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Send, arm or fire."""
-        if self._armed is not None:
-            row, values, _ = self._armed
-            if event.value.strip() != "FIRE":
-                return
-            self._finish(row, values)
+        if self._hazard is not None:
+            if event.value.strip() == "FIRE" and self._now() < self._armed_until_s:
+                self._finish(*self._hazard)
             return
         reading = palette.read(event.value.rstrip())
         if reading.row is None or reading.values is None:
             if reading.choices:
-                self.action_complete()
+                self._complete()
             return
         if reading.row.hazardous:
-            self._armed = (reading.row, reading.values, self._now() + ARMED_S)
+            row, values = self._hazard = (reading.row, reading.values)
             line = self.query_one(Input)
             line.value = ""
             line.placeholder = "FIRE"
+            digest = digest_of(row.service, row.subservice, pack_arguments(row, values))
+            self._send(COMMANDS["arm"], (digest,), self._hear_arming)
             self._show()
             return
         self._finish(reading.row, reading.values)
 
-    def action_leave(self) -> None:
-        """Close; what was armed is not any more."""
-        self.dismiss()
-
-    def action_complete(self) -> None:
+    def _complete(self) -> None:
         """Take the choice that is marked."""
         line = self.query_one(Input)
         reading = palette.read(line.value)
-        if self._armed is None and reading.choices:
+        if self._hazard is None and reading.choices:
             line.value = palette.complete(line.value, reading.choices[min(self._chosen, len(reading.choices) - 1)])
             line.cursor_position = len(line.value)
 
-    def action_move(self, step: int) -> None:
+    def _move(self, step: int) -> None:
         """Mark another choice; on an empty line, go through what was sent before."""
         line = self.query_one(Input)
         if step < 0 and self._chosen == 0 and self._history and not line.value:
@@ -186,25 +203,36 @@ class Palette(ModalScreen[None]):
 
     def _finish(self, row: Command, values: tuple[Value, ...]) -> None:
         self._history.append(command_text(row.verb, values))
-        self._send(row, values)
+        self._send(row, values, None)
         self.dismiss()
 
+    def _hear_arming(self, state: str, why: str) -> None:
+        if state == CommandState.COMPLETED:
+            self._armed_until_s = self._now() + self._armed_s
+        elif state not in {CommandState.SENT, CommandState.ACCEPTED}:
+            self._refused = f"not armed: {state}{': ' if why else ''}{why}"
+        if self.is_mounted:
+            self._show()
+
     def _tick(self) -> None:
-        if self._armed is not None:
-            if self._now() >= self._armed[2]:
+        if self._hazard is not None:
+            if -math.inf < self._armed_until_s <= self._now():
                 self.dismiss()
+                return
             self._show()
 
     def _show(self) -> None:
         lines = self.query_one("#choices", Lines)
         width = lines.size.width
-        if self._armed is not None:
-            row, values, until_s = self._armed
+        if self._hazard is not None:
+            text, left_s = command_text(self._hazard[0].verb, self._hazard[1]), self._armed_until_s - self._now()
+            told = ((f" {self._refused} ", "bold yellow") if self._refused else
+                    (f" ARMED: {text} ", "bold white on red") if left_s > 0.0 else
+                    (f" arming {text} ... ", "bold black on yellow"))
             lines.show([
-                views.cut([(f" ARMED: {command_text(row.verb, values)} ", "bold white on red")], width),
-                views.cut([(row.description, "bold")], width),
-                views.cut([(f"type FIRE and Enter within {max(0.0, until_s - self._now()):.0f} s; Esc disarms",
-                            "yellow")], width)])
+                views.cut([told], width), views.cut([(self._hazard[0].description, "bold")], width),
+                views.cut([(f"type FIRE and Enter within {left_s:.0f} s; Esc leaves it unfired" if left_s > 0.0
+                            else "Esc leaves", "yellow")], width)])
             return
         reading = palette.read(self.query_one(Input).value)
         shown: list[Line] = [views.cut([(reading.problem or reading.hint, "bold red" if reading.problem else "cyan")],
@@ -212,7 +240,7 @@ class Palette(ModalScreen[None]):
         if reading.problem and reading.hint:
             shown.append(views.cut([(reading.hint, "cyan")], width))
         if reading.row is not None and reading.row.hazardous:
-            shown.append([("HAZARDOUS: Enter arms it, FIRE sends it", "bold red")])
+            shown.append([("HAZARDOUS: Enter arms it on board, then FIRE sends it", "bold red")])
         room = max(1, lines.size.height - len(shown))
         first = max(0, self._chosen - room + 1)
         for i, choice in enumerate(reading.choices[first : first + room], start=first):
@@ -283,9 +311,12 @@ class Console(App[None]):
         width, rows = body.size
         if not width or not rows:
             return
-        head.show(views.header(self.model, self._status(), width))
-        tabs.show([self._tabs(width)])
-        body.show(self._body(width, rows))
+        try:
+            head.show(views.header(self.model, self._status(), width))
+            tabs.show([self._tabs(width)])
+            body.show(self._body(width, rows))
+        except FlightError as error:  # for instance elements that are too old to predict a pass from
+            self.say(str(error))
         foot.show([self._foot(width)])
 
     def say(self, text: str) -> None:
@@ -359,25 +390,31 @@ class Console(App[None]):
         if self._status().mode == "replay":
             self.say("this is a replay: nothing is sent")
             return
-        self.push_screen(Palette(self.send, self._clock, self._history))
+        self.push_screen(Palette(self.send, self._clock, self.model.limit("arm_valid_s"), self._history))
 
-    def send(self, row: Command, values: tuple[Value, ...]) -> None:
-        """Send a command through the owner of the port; its stages come back through the archive."""
+    def send(self, row: Command, values: tuple[Value, ...], heard: Callable[[str, str], object] | None = None) -> None:
+        """Send a command through the owner of the port; its stages come back through the archive.
+
+        `heard` is told each state and why, "not sent" where it was not.
+        """
         self.say(f"sending {command_text(row.verb, values)}")
+
+        def tell(state: str, why: str) -> None:
+            self.say(f"{row.verb} {state}{': ' if why else ''}{why}")
+            if heard is not None:
+                heard(state, why)
 
         def follow() -> None:
             last: Progress | None = None
             try:
                 stages = send_through(self._path, row.verb, values, _TIMEOUT_S)
                 if stages is None:
-                    self.call_from_thread(self.say, "not sent: no ground watch or console owns the port")
+                    self.call_from_thread(tell, CommandState.NOT_SENT, "no ground watch or console owns the port")
                     return
-                for stage in stages:
-                    last = stage
-                    why = f": {stage.text}" if stage.text else ""
-                    self.call_from_thread(self.say, f"{row.verb} {stage.state}{why}")
+                for last in stages:
+                    self.call_from_thread(tell, last.state, last.text)
             except FlightError as error:
-                self.call_from_thread(self.say, f"{row.verb} {'lost sight of' if last else 'not sent'}: {error}")
+                self.call_from_thread(tell, CommandState.NO_ANSWER if last else CommandState.NOT_SENT, str(error))
             except RuntimeError:  # the console was closed meanwhile; the archive has the rest
                 return
 

@@ -120,7 +120,7 @@ class Model:
             obt_s = max(report.obt_s for report in self.received.values())
             for name, trend in self._trends.items():
                 if name in self.archive.points:
-                    found = self.archive.decimated(name, obt_s - TREND_S, obt_s, 2000)
+                    found = self.archive.decimated(name, obt_s - TREND_S, math.nextafter(obt_s, math.inf), 2000)
                     trend.samples.clear()
                     for at_s, value in zip(found.obt_s.tolist(), found.values.tolist(), strict=True):
                         trend.add(at_s, value)

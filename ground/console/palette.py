@@ -59,17 +59,18 @@ def read(line: str) -> Reading:
     if row is None:
         return Reading((), "", f"no telecommand {words[0]!r}")
     typed = words[1:]
-    if len(typed) > len(row.args) + (typed[-1:] == [""]):
-        return Reading((), "", f"{row.verb} takes {len(row.args)} arguments", row)
-    at = min(len(typed), len(row.args)) - 1
-    arg = row.args[at] if at >= 0 and len(typed) <= len(row.args) else None
+    arg = row.args[len(typed) - 1] if 0 < len(typed) <= len(row.args) else None
     choices = _choices(row, arg, typed) if arg is not None else ()
+    if typed[-1:] == [""]:
+        typed = typed[:-1]
+    if len(typed) > len(row.args):
+        return Reading((), "", f"{row.verb} takes {len(row.args)} arguments", row)
     hint = argument_text(arg) if arg is not None else "Enter sends it"
     values: list[Value] = []
     for one, word in zip(row.args, typed, strict=False):
         problem = _problem(row, one, word, values)
         if problem:
-            return Reading(choices, hint, "" if not word else problem, row)
+            return Reading(choices, hint, problem, row)
     whole = len(values) == len(row.args)
     missing = "" if whole else f"still to come: {' '.join(a.name.upper() for a in row.args[len(values):])}"
     return Reading(choices, hint if not whole or choices else "Enter sends it", missing, row,
@@ -88,6 +89,8 @@ def argument_text(arg: Arg) -> str:
         bounds = "one of " + ", ".join(member.name for member in arg.enum)
     elif arg.kind == "text":
         bounds = f"text, up to {arg.high:g} octets"
+    elif arg.kind == "request":
+        bounds = "a telecommand with its arguments, in double quotes"
     else:
         bounds = f"{arg.low:.10g}..{arg.high:.10g} {arg.unit}".rstrip()
     return f"{arg.name.upper()}: {arg.description} [{bounds}]"
@@ -111,8 +114,6 @@ def _choices(row: Command, arg: Arg, typed: list[str]) -> tuple[Choice, ...]:
 
 def _problem(row: Command, arg: Arg, word: str, values: list[Value]) -> str:
     """Take one argument into `values`, or say what is wrong with it."""
-    if not word and arg.kind != "text":
-        return f"{arg.name} is missing"
     try:
         value = parse_text_argument(arg, word)
     except LinkError as error:
