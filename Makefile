@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills metering realtime emulated-image emulated channels governor-search fuzz archive-year docs build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills files metering realtime emulated-image emulated channels governor-search fuzz archive-year docs build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ bench-admission: $(READY) ## what an answer costs beside up to 4,000 jobs, drawn
 
 job-kills: $(READY) ## kill supervisor, jobs and guardian 1,000 times at random; nothing lost, nothing doubled
 	@$(BIN)/python tests/flightsw/job_kills.py 1000
+
+files: $(READY) ## send 1 MiB both ways over the emulated line: rates, bit errors, outages, reboots
+	@$(BIN)/python tests/flightsw/file_campaign.py
 
 metering: $(READY) ## hold a mission day's bill against the true satellite: 3 % in all, 10 % for each job
 	@$(BIN)/python tests/hil/metering_day.py
