@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills files metering realtime emulated-image emulated channels governor-search fuzz archive-year docs build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills files metering realtime emulated-image emulated campaign channels governor-search fuzz archive-year docs build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ emulated-image: $(READY) ## build what hil run --bench emulated boots (root, on 
 
 emulated: $(READY) ## fly in an emulated machine and hold its command log against this process's
 	@HIL_EMULATED=1 $(BIN)/python -m pytest -rs tests/hil/test_emulated.py
+
+campaign: $(READY) ## 1,000 orbits with two random faults in each two; goes on where it was stopped
+	@$(BIN)/hil campaign campaign_iss --runs 500 --random-faults 2
 
 channels: $(READY) ## lose every telemetry channel in turn, in every way, at its worst moment; no limit may be crossed
 	@$(BIN)/hil channels

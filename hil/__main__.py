@@ -1,5 +1,5 @@
 """The rig's command line: `hil run`, `hil serial`, `hil check`, `hil faults`, `hil replay`, `hil compare`,
-`hil channels`, `hil governor-search`, `hil rig`.
+`hil channels`, `hil governor-search`, `hil rig`, `hil campaign`, `hil merge`.
 
 A sub-command is a function that adds its parser and sets `run` to what it does; it stands in `_COMMANDS`. One
 of a module of its own adds one line there.
@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 from flightsw.errors import ConfigError, FlightError
 from flightsw.state import NODE_COUNT_MAX
-from hil import channels, compare, emulated, faults, governor_search, outside, rig, serial_bench
+from hil import (
+    campaign,
+    channels,
+    compare,
+    emulated,
+    faults,
+    governor_search,
+    outside,
+    random_faults,
+    rig,
+    serial_bench,
+)
 from hil import run as flight
 from hil import scenario as scenarios
 from hil.benches import BENCHES, Bench
@@ -72,6 +83,8 @@ def _add_run(commands: Commands) -> None:
     parser.add_argument("--bench", choices=(*_BENCHES, "board"), default="sil", metavar="NAME",
                         help=f"where the flight software is: {', '.join(_BENCHES)} or board (sil)")
     parser.add_argument("--rig", type=Path, metavar="FILE", help="the rig of --bench board (rig.toml)")
+    parser.add_argument("--random-faults", type=int, default=0, metavar="N",
+                        help="add N faults from the library, drawn from the seed, as a campaign does (0)")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where runs are kept (out)")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="JUnit XML here too (always in the run's folder)")
     parser.set_defaults(run=_run)
@@ -95,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"hil run: needs the extra 'hil' ({error.name} is not installed): pip install '.[hil]'", file=sys.stderr)
         return EXIT_BAD_INPUT
-    scenario = _load(options)
+    scenario = random_faults.add(_load(options), options.random_faults, options.bench)
     bench = _bench(options)
     folder = flight.new_folder(options.out, scenario)
     hours = scenario.duration_s / 3600.0
@@ -210,7 +223,7 @@ def _replay(options: argparse.Namespace) -> int:
 _COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_faults,
                                                    _add_replay, compare.add_command, channels.add_command,
                                                    governor_search.add_command, rig.add_command,
-                                                   outside.add_command)
+                                                   outside.add_command, campaign.add_commands)
 
 
 if __name__ == "__main__":
