@@ -171,7 +171,7 @@ class Fop:
             self._end(f"no acknowledgement after {self._limit} transmissions")
         elif self.state is FopState.UNLOCKING:
             self._unlock(now_s)
-        elif self.state is FopState.CHECK:
+        elif self.state in (FopState.CHECK, FopState.WAIT):
             self._tries += 1
             self._expires_s = now_s + self._timeout_s
         else:
