@@ -30,7 +30,7 @@ class Authority:
         if row is None:
             return None
         for verb in (row.verb, *commands.carried_verbs(row, received.data)):
-            if not self._may_send(received.station, verb):
+            if not self.may_send(received.station, verb):
                 return Rejection(FailureCode.NOT_AUTHORISED, f"{self._name(received.station)} may not send {verb}")
         if row.hazardous:
             digest, until_s = self._armed.pop(received.spi, ("", 0.0))
@@ -44,7 +44,8 @@ class Authority:
         """Arm the command of this digest for who holds this SPI, in place of any other."""
         self._armed[spi] = (digest, until_s)
 
-    def _may_send(self, station: int, verb: str) -> bool:
+    def may_send(self, station: int, verb: str) -> bool:
+        """Whether the mission lets a station send a verb."""
         if station == 0:
             return True  # in clear: whoever can speak can command
         if station > len(self._stations):

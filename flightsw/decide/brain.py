@@ -249,6 +249,8 @@ class Brain:
         self.tally.commands_accepted += 1
         turn.verifications.append(Verification(received.request_id, _ACCEPTED, 0, ""))
         for effect in result:
+            if isinstance(effect, LoadSequence):
+                self._standing.expect(effect.name, effect.sha256, received.request_id, received.station)
             signed = effect._replace(spi=received.spi) if isinstance(effect, (Arm, ChangeKey)) else effect
             self._take(signed, now_s, turn, received.request_id)
         if not any(isinstance(effect, _LASTING) for effect in result):
@@ -273,7 +275,7 @@ class Brain:
         if inputs.noticed:
             standing.note(inputs.noticed)
         if inputs.files:
-            standing.load(inputs.files, turn.standing)
+            standing.load(inputs.files, self._authority.may_send, turn.standing)
         obt_s = now_s + self._forecaster.start_unix_s
         for due in standing.due(now_s, obt_s, self.parameters["schedule_late_s"], turn.standing):
             if due.sequence and due.sequence not in standing.running:
@@ -316,8 +318,6 @@ class Brain:
         elif isinstance(effect, StopSequence):
             self._standing.stop(effect.name, "telecommand", turn.standing)
         else:
-            if isinstance(effect, LoadSequence):
-                self._standing.expect(effect.name, effect.sha256, request_id)
             turn.effects.append(effect)
 
     def _change_mode(self, wanted: Mode, reason: str, turn: _Turn) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ class Standing:
     def __init__(self, changes: Iterable[OrderChange] = ()) -> None:
         self.orders = Orders(changes)
         self._runs: dict[str, _Run] = {}
-        self._loads: dict[str, tuple[str, int | None]] = {}  # name -> (SHA-256, request id)
+        self._loads: dict[str, tuple[str, int, int]] = {}  # name -> (SHA-256, request id, station)
         self._noted: list[Event] = []  # events that set something off in the next tick
         self._next_obt_s = -math.inf  # no time-tagged command is due before
 
@@ -129,17 +129,21 @@ class Standing:
 
     # --- sequences -----------------------------------------------------------------------------------
 
-    def expect(self, name: str, sha256: str, request_id: int | None) -> None:
-        """Remember what the file `name` must be when it comes."""
-        self._loads[name] = (sha256, request_id)
+    def expect(self, name: str, sha256: str, request_id: int, station: int) -> None:
+        """Remember what the file `name` must be when it comes, and who asked for it."""
+        self._loads[name] = (sha256, request_id, station)
 
-    def load(self, files: Sequence[FileRead], turn: Turn) -> None:
-        """Keep files that are the sequences they were said to be."""
+    def load(self, files: Sequence[FileRead], may_send: Callable[[int, str], bool], turn: Turn) -> None:
+        """Keep files that are the sequences they were said to be, and say nothing that their station may not."""
         for name, text, problem in files:
-            sha256, request_id = self._loads.pop(name, ("", None))
+            sha256, request_id, station = self._loads.pop(name)
             wrong, count = problem, 0
             if not wrong:
                 wrong, count = _problem(text, sha256)
+            if not wrong:
+                verbs = {words_of(request).split()[0] for _, request in open_sequence(text)}
+                wrong = ", ".join(sorted(verb for verb in verbs if not may_send(station, verb)))
+                wrong = wrong and f"the station may not send {wrong}"
             if wrong:
                 turn.events.append(Event("sequence_failed", (name, 0, wrong)))
             else:

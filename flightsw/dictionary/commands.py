@@ -211,16 +211,20 @@ def octets_of(request: Request) -> bytes:
     return bytes((request.service, request.subservice)) + request.data
 
 
+_BY_HAND = frozenset({"arm", "key.roll", "key.confirm", "sequence.load"})
+
+
 def storing_problem(request: Request) -> str | None:
     """Say why `request` may not be kept on board to be run later, or None.
 
-    What is kept must be able to run by itself: known, within bounds, not hazardous, not itself a carrier of commands.
+    What is kept must be able to run by itself: known, within bounds, not hazardous, not itself a carrier of commands,
+    and none of those for which it matters who sends them.
     """
     row = find(*request)
     if row is None:
         return f"no telecommand with service {request.service}, subservice {request.subservice}"
-    if row.hazardous or row.verb == "arm":
-        return f"{row.verb} is hazardous: it is run by hand or not at all"
+    if row.hazardous or row.verb in _BY_HAND:
+        return f"{row.verb} is run by hand or not at all"
     if any(arg.kind == "request" for arg in row.args):
         return f"{row.verb} carries a command: it is not carried itself"
     octets = len(request.data) + 2

@@ -322,10 +322,26 @@ def test_a_file_that_is_no_sequence_is_refused_whatever_its_hash(text: str) -> N
     with pytest.raises(LinkError):
         open_sequence(text)
     standing, turn = Standing(), Turn([], [], [])
-    standing.expect("a", hashlib.sha256(text.encode()).hexdigest(), 5)
-    standing.load((FileRead("a", text, ""),), turn)
+    standing.expect("a", hashlib.sha256(text.encode()).hexdigest(), 5, 1)
+    standing.load((FileRead("a", text, ""),), lambda _station, _verb: True, turn)
     assert not standing.orders.sequences
     assert [verification.stage for verification in turn.verifications] == [8]
+
+
+def test_a_sequence_says_nothing_that_its_station_may_not() -> None:
+    standing, turn = Standing(), Turn([], [], [])
+    standing.expect("a", hashlib.sha256(GOOD.encode()).hexdigest(), 5, 2)
+    standing.load((FileRead("a", GOOD, ""),), lambda station, verb: (station, verb) == (2, "hk.report"), turn)
+    assert not standing.orders.sequences
+    (verification,) = turn.verifications
+    assert (verification.stage, verification.text) == (8, "the station may not send mode")
+
+
+@pytest.mark.parametrize("words", ["arm 0123456789abcdef", "key.roll 1", "key.confirm 1", "data.erase acme",
+                                   f"sequence.load a {'0' * 64}"])
+def test_what_depends_on_who_sends_it_is_not_kept(words: str) -> None:
+    with pytest.raises(LinkError, match="by hand"):
+        request_of(words)
 
 
 def test_a_stored_sequence_that_does_not_match_its_hash_never_runs() -> None:
@@ -369,7 +385,7 @@ def test_on_board_time_is_set_within_bounds_and_kept(launch: Launch, tmp_path: P
 def test_time_may_only_be_moved_a_little_while_computing(flight: Flight) -> None:
     flight.to_compute()
     refused, taken = flight.command("time.set", START_S + 100.0), flight.command("time.adjust", -2.0)
-    flight.fly(1)
+    flight.fly(3)
     assert (flight.stages(refused), flight.stages(taken)) == ([2], [1, 7])
 
 
