@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills files metering realtime emulated-image emulated campaign channels governor-search fuzz archive-year docs build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills files metering realtime emulated-image emulated campaign selftest channels governor-search fuzz archive-year docs build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ emulated: $(READY) ## fly in an emulated machine and hold its command log agains
 
 campaign: $(READY) ## 1,000 orbits with two random faults in each two; goes on where it was stopped
 	@$(BIN)/hil campaign campaign_iss --runs 500 --random-faults 2
+
+selftest: $(READY) ## plant defects in the flight software, one by one; the fault scenarios must fail each of them
+	@$(BIN)/hil selftest
 
 channels: $(READY) ## lose every telemetry channel in turn, in every way, at its worst moment; no limit may be crossed
 	@$(BIN)/hil channels

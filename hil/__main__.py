@@ -32,6 +32,7 @@ from hil import (
 from hil import run as flight
 from hil import scenario as scenarios
 from hil.benches import BENCHES, Bench
+from hil.selftest import suite
 from hil.verdict import EXIT_STATUS
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def _replay(options: argparse.Namespace) -> int:
 _COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_faults,
                                                    _add_replay, compare.add_command, channels.add_command,
                                                    governor_search.add_command, rig.add_command,
-                                                   outside.add_command, campaign.add_commands)
+                                                   outside.add_command, campaign.add_commands, suite.add_command)
 
 
 if __name__ == "__main__":
