@@ -90,6 +90,10 @@ class FileDesk:
         """Save what is under way."""
         self._entity.close()
 
+    def drop(self) -> None:
+        """Let go of every file and save nothing, as a kill does."""
+        self._store.close()
+
     def poll(self, now_s: float) -> None:
         """Let time pass and send what the line takes; called after the station's own poll."""
         heard_s = self._station.heard_s

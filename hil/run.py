@@ -34,6 +34,7 @@ from flightsw.physics.units import J_PER_WH
 from flightsw.recorder import fingerprint, read_recording
 from flightsw.state import Ahead, Decision, JobSpec, JobState, Mode, NodeCommand, RefusalReason
 from ground.archive import Archive, EventEntry
+from ground.files import FileDesk, folder_of
 from ground.station import CommandState, Station
 from hil import link_keys, metering
 from hil.channel import LineEnd, VirtualLine
@@ -402,9 +403,18 @@ class Run:
         self._stack = ExitStack()
         self.archive = self._stack.enter_context(Archive(folder / "ground.sqlite", commit_s=_COMMIT_S))
         seals = self._stack.enter_context(link_keys.ground_seals(scenario, folder))
-        self.operator = Operator(scenario, lambda: Station(
-            self.line.b, self.archive, scid=mission.link.spacecraft_id, apid=mission.link.apid,
-            epoch_s=scenario.start_unix_s, stack=compose.stack_of(mission), seals=seals), edges)
+        self.files: FileDesk | None = None
+
+        def session() -> Station:
+            station = Station(self.line.b, self.archive, scid=mission.link.spacecraft_id, apid=mission.link.apid,
+                              epoch_s=scenario.start_unix_s, stack=compose.stack_of(mission), seals=seals)
+            if self.files is not None:
+                self.files.drop()
+            self.files = FileDesk(station, folder_of(self.archive.path), scenario.link.baud)
+            self._stack.callback(self.files.drop)
+            return station
+
+        self.operator = Operator(scenario, session, edges)
         self.injector = Injector(scenario, bench, self.satellite, self.line, caps, self.jobs, self.flight,
                                  self.operator, onboard, edges)
         known = sources(self, self.injector.is_active)
@@ -455,6 +465,8 @@ class Run:
         else:
             nodes = self._off
         self.operator.poll(now_s)
+        if self.files is not None and not self.operator.is_down:
+            self.files.poll(now_s)
         if self.operator.is_waiting:
             self.operator.look(self.live, now_s)
         t3 = perf_counter()

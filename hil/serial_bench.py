@@ -46,6 +46,7 @@ from flightsw.link.serial_port import SerialPort
 from flightsw.state import Mode
 from flightsw.store import Store
 from ground.archive import Archive
+from ground.files import FileDesk, folder_of
 from ground.station import CommandReport, CommandState, EventReport, HousekeepingReport, Report, Station, command_row
 from ground.watch import report_line
 from hil import link_keys, run
@@ -58,7 +59,7 @@ from hil.timekeeping import Punctuality
 RIG_BAUD = 921_600
 START_WITHIN_S = 30.0
 _EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "jobs"
-_INBOX, _CUSTOMERS = "inbox", "customers.toml"
+_BUNDLES, _CUSTOMERS = "bundles", "customers.toml"
 _FLOOR_STEP_S = 0.002  # how often the cap files are looked at once the supervisor is killed
 _LEASE_SLACK_S = 0.25  # a turn of the guardian (50 ms) and this machine's scheduling
 _SYNC_EVERY_S = 1.0  # of this machine
@@ -100,14 +101,14 @@ class Options:
 
 
 def hand_over(jobs: Path, folder: Path) -> None:
-    """Put every job of `jobs` into the inbox of `folder`, signed for its customer with a key that is then forgotten."""
-    inbox = folder / _INBOX
-    inbox.mkdir(parents=True)
+    """Make a bundle of every job of `jobs` for the ground to upload, signed with a key that is then forgotten."""
+    bundles = folder / _BUNDLES
+    bundles.mkdir(parents=True)
     keys: dict[str, Ed25519PrivateKey] = {}
     for path in sorted(jobs.glob("*/job.toml")):
         packed = bundle.pack(path.parent)
         key = keys.setdefault(bundle.examine(packed).manifest.customer, Ed25519PrivateKey.generate())
-        (inbox / f"{path.parent.name}{bundle.SUFFIX}").write_bytes(bundle.sign(packed, key))
+        (bundles / f"{path.parent.name}{bundle.SUFFIX}").write_bytes(bundle.sign(packed, key))
     (folder / _CUSTOMERS).write_text("".join(
         f'[[customer]]\nname = "{name}"\npublic_key = "{key.public_key().public_bytes_raw().hex()}"\ntrusted = true\n'
         for name, key in keys.items()))
@@ -329,6 +330,10 @@ class SerialBench:
                               stack=stack_of(self._mission),
                               seals=stack.enter_context(link_keys.ground_seals(scenario, folder)))
             station.listen(self._hear(station))
+            files = FileDesk(station, folder_of(archive.path), link.baud)
+            stack.callback(files.close)
+            for path in sorted((folder / _BUNDLES).glob(f"*{bundle.SUFFIX}")):
+                files.upload(path, path.name)
             flight = FlightProcess(self._command(line.port_a, rig_line.port_a, run_folder), folder / "flight.log",
                                    folder / "flight" / "jobs")
             stack.callback(self._end_guardian, run_folder)
@@ -339,7 +344,7 @@ class SerialBench:
             flight.start()
             clock = self._await_greeting(flight, plant, plant_port)
             if clock is not None:
-                self._loop(clock, flight, satellite, plant, station, load, caps, line, seen.tolist(), script,
+                self._loop(clock, flight, satellite, plant, station, files, load, caps, line, seen.tolist(), script,
                            (plant_port, ground_port))
             exit_code = flight.end()
             at_floor = max(a - b for a, b in zip(caps.read_w(), self._floor_w, strict=True)) <= 0.0
@@ -367,7 +372,7 @@ class SerialBench:
         words += ["--jobs", str(options.jobs)] if options.jobs else []
         words += ["--real-time"] if options.real_time else []
         if options.signed:
-            words += ["--customers", str(self._folder / _CUSTOMERS), "--inbox", str(self._folder / _INBOX)]
+            words += ["--customers", str(self._folder / _CUSTOMERS)]
         return words + ["--always-transmit"] * (scenario.link.contact == "always")
 
     def _await_greeting(self, flight: FlightProcess, plant: PlantLink, port: SerialPort) -> MonotonicClock | None:
@@ -383,7 +388,7 @@ class SerialBench:
         return None
 
     def _loop(self, clock: MonotonicClock, flight: FlightProcess, satellite: TruthSatellite, plant: PlantLink,
-              station: Station, load: RealLoad, caps: CapFiles, line: PtyLine, seen: list[bool],
+              station: Station, files: FileDesk, load: RealLoad, caps: CapFiles, line: PtyLine, seen: list[bool],
               script: list[_Step], ports: tuple[SerialPort, SerialPort]) -> None:
         """Real time: plant on its ticks, everything else as octets come."""
         notes, options, tick = self._notes, self._options, 0
@@ -406,6 +411,7 @@ class SerialBench:
             clock.wait_ready(until_s, descriptors, backlog)
             now_s = clock.now_s()
             station.poll(now_s)
+            files.poll(now_s)
             plant.poll(now_s)
             if plant.greetings != greetings:  # a supervisor that was started again has thrown away what waited
                 greetings = plant.greetings
@@ -686,7 +692,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
                         help="mission time runs X times as fast, 0.1 to 20 (default: real time)")
     parser.add_argument("--jobs", type=Path, metavar="DIR", help="job folders, DIR/*/job.toml (the examples)")
     parser.add_argument("--signed", action="store_true",
-                        help="pack those jobs, sign them with a key made for this run, and put them into the inbox")
+                        help="pack those jobs, sign them with a key made for this run, and upload them over the line")
     parser.add_argument("--real-time", action="store_true",
                         help="run both loops under SCHED_FIFO with their memory locked, as far as the machine allows")
     parser.add_argument("--quiet", action="store_true", help="print the verdict only, not what the ground hears")
