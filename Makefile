@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills files metering realtime emulated-image emulated campaign selftest channels governor-search fuzz archive-year docs build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills forge files metering realtime emulated-image emulated campaign selftest channels governor-search fuzz archive-year docs build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ job-kills: $(READY) ## kill supervisor, jobs and guardian 1,000 times at random;
 
 files: $(READY) ## send 1 MiB both ways over the emulated line: rates, bit errors, outages, reboots
 	@$(BIN)/python tests/flightsw/file_campaign.py
+
+forge: $(READY) ## attack the sealed uplink with 1,000,000 frames; none is accepted, no state moves
+	@$(BIN)/python tests/flightsw/forge_frames.py 1000000
 
 metering: $(READY) ## hold a mission day's bill against the true satellite: 3 % in all, 10 % for each job
 	@$(BIN)/python tests/hil/metering_day.py
@@ -63,8 +66,9 @@ governor-search: $(READY) ## look among 100,000 states for one from which the go
 archive-year: $(READY) ## a year of 1 Hz housekeeping (60 parameters) into out/year.sqlite, asked for days of it; 3 GB
 	@$(BIN)/python tests/bench/archive_year.py out/year.sqlite
 
-fuzz: $(READY) ## 100,000,000 executions of parsers and codecs in C under address and undefined-behaviour sanitizers
-	@$(BIN)/python -m c_kernels.fuzz 100000000
+fuzz: $(READY) ## 100,000,000 executions: parsers and codecs in C under sanitizers, those in Python with mutated octets
+	@$(BIN)/python -m c_kernels.fuzz 90000000
+	@$(BIN)/python tests/flightsw/parser_fuzz.py 10000000
 
 docs: $(READY) ## write docs/dictionary.md out of the dictionary
 	@$(BIN)/ground dictionary --markdown docs/dictionary.md
