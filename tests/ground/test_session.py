@@ -1,0 +1,183 @@
+"""What can go wrong on a desk: adapter, rate, noise, disk, a second console, a kill; each is told and passes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tiny_satellite import SCID, PtySatellite, TinySatellite
+
+from flightsw.errors import BoardError, StoreError
+from ground.archive import Archive
+from ground.cli.options import add_link
+from ground.session import Session, SessionThread
+
+PATIENCE_S = 20.0
+
+
+class Adapter:
+    """A port under a fixed name that is pulled and plugged in again; `feed` is what its line carries."""
+
+    def __init__(self, name: Path) -> None:
+        self.name = name
+        self._master: int | None = None
+        self._slave = -1
+
+    def plug(self) -> None:
+        self._master, self._slave = os.openpty()
+        tty.setraw(self._slave)
+        self.name.unlink(missing_ok=True)
+        self.name.symlink_to(os.ttyname(self._slave))
+
+    def pull(self) -> None:
+        if self._master is not None:
+            self.name.unlink(missing_ok=True)
+            os.close(self._slave)
+            os.close(self._master)
+            self._master = None
+
+    def feed(self, octets: bytes) -> None:
+        assert self._master is not None
+        assert len(octets) < 4000  # what a terminal takes without a reader
+        os.write(self._master, octets)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Iterator[Adapter]:
+    made = Adapter(tmp_path / "ttyUSB0")
+    made.plug()
+    yield made
+    made.pull()
+
+
+def options(port: Path | str, archive: Path) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_link(parser, defaults=True)
+    return parser.parse_args(["--port", str(port), "--archive", str(archive), "--security", "clear"])
+
+
+def turn_until(session: Session, condition: Callable[[], bool]) -> None:
+    give_up_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up_s, session.status(session.clock.now_s())
+        session.turn()
+
+
+def report(satellite: TinySatellite, obt_s: float) -> bytes:
+    satellite.reporter.housekeeping(1, satellite.pool, obt_s)
+    return satellite.downlink()
+
+
+def trouble(session: Session) -> str:
+    return session.status(session.clock.now_s()).trouble
+
+
+def test_pulled_adapter_is_told_and_found_again(adapter: Adapter, tmp_path: Path) -> None:
+    satellite = TinySatellite()
+    with Session(options(adapter.name, tmp_path / "a.sqlite")) as session:
+        adapter.feed(report(satellite, 1.0))
+        turn_until(session, lambda: session.station.packets == 1)
+        assert trouble(session) == ""
+        adapter.pull()
+        turn_until(session, lambda: trouble(session) != "")
+        assert f"serial port {adapter.name} at 115200 baud" in trouble(session)
+        adapter.plug()
+        turn_until(session, lambda: trouble(session) == "")
+        adapter.feed(report(satellite, 2.0))
+        turn_until(session, lambda: session.station.packets == 2)
+    with Archive(tmp_path / "a.sqlite", read_only=True) as archive:
+        assert [t for t, _ in archive.samples("sun_frac")] == [1.0, 2.0]
+
+
+def test_wrong_rate_or_noise_is_told_and_forgotten_with_the_first_frame(adapter: Adapter, tmp_path: Path) -> None:
+    satellite = TinySatellite()
+    noise = bytes(range(1, 256)) * 5
+    with Session(options(adapter.name, tmp_path / "a.sqlite")) as session:
+        session.clock._origin_s -= 10.0  # type: ignore[attr-defined] # the session is ten seconds old
+        adapter.feed(noise)
+        turn_until(session, lambda: trouble(session) != "")
+        assert "and no frame among them: is 115200 baud its rate" in trouble(session)
+        adapter.feed(noise + report(satellite, 1.0))
+        turn_until(session, lambda: session.station.packets == 1 and trouble(session) == "")
+
+
+def test_second_owner_of_port_or_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
+    archive = tmp_path / "a.sqlite"
+    with (PtySatellite(has_keys=False) as one, PtySatellite(has_keys=False) as other,
+          SessionThread(options(one.port, archive))):
+        with pytest.raises(BoardError, match="in use by another program"):
+            SessionThread(options(one.port, tmp_path / "b.sqlite"))
+        with pytest.raises(StoreError, match="another ground watch is using it"):
+            SessionThread(options(other.port, archive))
+    with PtySatellite(has_keys=False) as one, SessionThread(options(one.port, archive)) as again:  # cured
+        assert again.status.trouble == ""
+
+
+def test_full_disk_is_told_by_the_session_and_passes(adapter: Adapter, tmp_path: Path) -> None:
+    satellite = TinySatellite()
+    with Session(options(adapter.name, tmp_path / "a.sqlite")) as session:
+        connection = session.archive._connection
+        connection.execute("PRAGMA max_page_count = 1")
+        for i in range(200):
+            adapter.feed(report(satellite, float(i)))
+            session.turn()
+        turn_until(session, lambda: session.station.packets == 200 and "full" in trouble(session))
+        connection.execute("PRAGMA max_page_count = 1000000")
+        turn_until(session, lambda: trouble(session) == "")
+        assert len(session.archive.samples("sun_frac")) == 200
+
+
+KILLED = """
+import sys, threading, time
+from pathlib import Path
+from ground.archive import Archive
+from ground.console.model import Model
+import test_session
+from ground.session import SessionThread
+path = Path(sys.argv[2])
+with SessionThread(test_session.options(sys.argv[1], path)), Archive(path, read_only=True) as reader:
+    model = Model(reader)
+    while True:
+        model.refresh(time.time())
+        if "mode" in reader.points and model.received:
+            print(model.last_id, flush=True)  # what a screen would show now
+"""
+
+
+@pytest.mark.parametrize("after", [1, 60])
+def test_nothing_that_a_console_showed_is_lost_by_sigkill(tmp_path: Path, after: int) -> None:
+    archive = tmp_path / "a.sqlite"
+    with PtySatellite(has_keys=False) as satellite:
+        process = subprocess.Popen([sys.executable, "-c", KILLED, satellite.port, str(archive)], stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL, text=True,
+                                   env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)})
+        assert process.stdout is not None
+        shown = [process.stdout.readline() for _ in range(after)]
+        process.send_signal(signal.SIGKILL)
+        shown += process.stdout.readlines()
+        process.stdout.close()
+        process.wait()
+    last = max(int(line) for line in shown if line.endswith("\n"))
+    with Archive(archive, read_only=True) as reader:
+        assert [row.packet_id for row in reader.packets()][:last] == list(range(1, last + 1))
+        assert reader.examine()
+
+
+def test_screen_that_hangs_holds_no_packet_up(tmp_path: Path) -> None:
+    """The session's thread owes the screen nothing: what comes meanwhile is in the archive."""
+    archive = tmp_path / "a.sqlite"
+    with PtySatellite(has_keys=False) as satellite, SessionThread(options(satellite.port, archive)):
+        hang = threading.Event()
+        hang.wait(0.6)  # nobody follows
+        with Archive(archive, read_only=True) as reader:
+            assert len(list(reader.packets())) >= 9
+        assert SCID == 42
