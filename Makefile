@@ -51,6 +51,10 @@ emulated-image: $(READY) ## build what hil run --bench emulated boots (root, on 
 emulated: $(READY) ## fly in an emulated machine and hold its command log against this process's
 	@HIL_EMULATED=1 $(BIN)/python -m pytest -rs tests/hil/test_emulated.py
 
+replays: $(READY) ## decide a recorded run again a hundred times; every bit must be the same
+	@$(BIN)/hil run short_iss
+	@$(BIN)/hil replay out/latest --times 100
+
 campaign: $(READY) ## 1,000 orbits with two random faults in each two; goes on where it was stopped
 	@$(BIN)/hil campaign campaign_iss --runs 500 --random-faults 2
 

@@ -1,5 +1,5 @@
 """The rig's command line: `hil run`, `hil serial`, `hil check`, `hil faults`, `hil replay`, `hil compare`,
-`hil channels`, `hil governor-search`, `hil rig`, `hil campaign`, `hil merge`.
+`hil channels`, `hil governor-search`, `hil rig`, `hil campaign`, `hil merge`, `hil bisect`.
 
 A sub-command is a function that adds its parser and sets `run` to what it does; it stands in `_COMMANDS`. One
 of a module of its own adds one line there.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from flightsw.errors import ConfigError, FlightError
 from flightsw.state import NODE_COUNT_MAX
 from hil import (
+    bisect,
     campaign,
     channels,
     compare,
@@ -206,11 +207,17 @@ def _add_replay(commands: Commands) -> None:
         description="Feed the recorded inputs of a run to estimator and decisions again, and compare every "
         "decision with the one that flew.")
     parser.add_argument("what", type=Path, metavar="RUN", help="a run's folder (for instance out/latest) or recording")
+    parser.add_argument("--times", type=int, default=1, metavar="N",
+                        help="decide it N times, and compare every estimate and decision bit by bit (1)")
+    parser.add_argument("--jobs", type=int, metavar="P", help="processes for that (cores)")
     parser.set_defaults(run=_replay)
 
 
 def _replay(options: argparse.Namespace) -> int:
-    outcome = flight.replay(flight.find_recording(options.what))
+    recording = flight.find_recording(options.what)
+    if options.times > 1:
+        return bisect.replay_command(recording, options.times, options.jobs)
+    outcome = flight.replay(recording)
     if outcome.diverged_s is not None:
         print(f"diverged at T+{outcome.diverged_s:.0f} s, after {outcome.ticks} identical ticks")
         return EXIT_DIFFERS
@@ -224,7 +231,8 @@ def _replay(options: argparse.Namespace) -> int:
 _COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_run, serial_bench.add_command, _add_check, _add_faults,
                                                    _add_replay, compare.add_command, channels.add_command,
                                                    governor_search.add_command, rig.add_command,
-                                                   outside.add_command, campaign.add_commands, suite.add_command)
+                                                   outside.add_command, campaign.add_commands, suite.add_command,
+                                                   bisect.add_command)
 
 
 if __name__ == "__main__":
