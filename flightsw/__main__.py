@@ -25,7 +25,7 @@ from flightsw.board.base import Board
 from flightsw.board.linux import BoardFile, Candidate, LinuxBoard
 from flightsw.board.rig import RigBoard
 from flightsw.clock import MonotonicClock
-from flightsw.compose import Parts, build, custody_of, forecaster_of, guardian_config, start_unix_s
+from flightsw.compose import Parts, build, custody_of, forecaster_of, guardian_config, stack_of, start_unix_s
 from flightsw.decide import planner
 from flightsw.decide.estimator import Estimator
 from flightsw.dictionary.sensors import SENSORS, fitted_names
@@ -423,7 +423,22 @@ def _check(options: argparse.Namespace) -> int:
     mean_rate = sum(plan.rate_units_s) / len(plan.rate_units_s)
     print(f"work at that plan: {mean_rate * orbit.period_s:.0f} units an orbit (one unit is a second of a node in its "
           "reference mode)")
+    print(_link_text(mission))
     return _check_sandbox() if options.sandbox else EXIT_OK
+
+
+def _link_text(mission: Mission) -> str:
+    """Say how the line is coded and what it carries."""
+    link, stack = mission.link, stack_of(mission)
+    units = "packets in COBS" if stack.framing == "cobs" else (
+        f"frames of {stack.frame_octets} octets, {'Reed-Solomon coded' if stack.reed_solomon else 'uncoded'}")
+    security = link.security
+    if security == "clear":
+        security = "IN CLEAR"
+    elif stack.framing == "cobs":
+        security = "commands sealed, telemetry in clear"
+    rate_octets_s = stack.packet_octets_s(link.baud, sealed=link.security != "clear")
+    return f"link: {units}, {security}; {link.baud} baud carry {rate_octets_s:,.0f} octets of packets a second"
 
 
 def _check_sandbox() -> int:

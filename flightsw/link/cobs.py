@@ -18,6 +18,7 @@ from flightsw.link.frames import PacketQueues
 from flightsw.link.packets import PACKET_OCTETS_MAX, crc16
 
 _RUN_MAX = 254
+STUFFED_FRAC = _RUN_MAX / (_RUN_MAX + 1)  # of the octets on the line, those that were to be sent
 _CRC_OCTETS = 2
 _UNIT_OCTETS_MAX = PACKET_OCTETS_MAX + _CRC_OCTETS
 _STUFFED_OCTETS_MAX = _UNIT_OCTETS_MAX + _UNIT_OCTETS_MAX // _RUN_MAX + 2

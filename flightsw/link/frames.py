@@ -29,6 +29,7 @@ _TM_HEADER = struct.Struct(">HBBH")
 _TM_HEADER_OCTETS = 6
 _OCF_OCTETS = 4
 _FECF_OCTETS = 2
+TM_FRAME_OVERHEAD_OCTETS = _TM_HEADER_OCTETS + _OCF_OCTETS + _FECF_OCTETS
 _NO_SECONDARY_HEADER = 0x1800  # data field status: packets, forward order, segment length 3
 _FHP_NONE = 0x7FF  # no packet starts in this frame
 _FHP_IDLE = 0x7FE  # only idle data in this frame

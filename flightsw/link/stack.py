@@ -19,7 +19,7 @@ from flightsw.errors import LinkError
 from flightsw.kernels import FrameCodec
 from flightsw.link import cobs
 from flightsw.link.coding import CaduSynchroniser, CltuDecoder, encode_cltu
-from flightsw.link.frames import TM_FRAME_OCTETS, TmDeframer, TmFramer, close_frame
+from flightsw.link.frames import TM_FRAME_OCTETS, TM_FRAME_OVERHEAD_OCTETS, TmDeframer, TmFramer, close_frame
 from flightsw.link.sdls import OVERHEAD_OCTETS, TelemetrySeal
 from flightsw.link.tc_frames import RejectedFrameError
 
@@ -123,6 +123,17 @@ class Stack:
     def interleave(self) -> int:
         """Codewords in a frame's block, 0 where frames are not coded."""
         return self.frame_octets // TM_FRAME_OCTETS if self.reed_solomon else 0
+
+    def packet_octets_s(self, baud: int, *, sealed: bool) -> float:
+        """Octets of packets that a line of `baud` (8N1) takes down in a second, its frames full.
+
+        Of units, which differ in length and are not sealed, the limit for long ones.
+        """
+        line_octets_s = baud / 10.0
+        if self.framing == "cobs":
+            return line_octets_s * cobs.STUFFED_FRAC
+        header = TM_FRAME_OVERHEAD_OCTETS + (OVERHEAD_OCTETS if sealed else 0)
+        return line_octets_s * (self.frame_octets - header) / FrameCodec(self.frame_octets, self.interleave).line_octets
 
     def sender(self, scid: int, queue_octets: dict[int, int], seal: TelemetrySeal | None = None) -> TmSender:
         """Make the satellite's end of the downlink; `queue_octets` as in `PacketQueues`. Units are not sealed."""

@@ -134,6 +134,18 @@ def test_the_line_at_full_rate_carries_files_at_the_computed_share() -> None:
         assert octets / 29.0 >= 0.99 * expected[stack.framing, stack.frame_octets, stack.interleave]
 
 
+def test_computed_rates_are_those_of_the_link_notes() -> None:
+    for stack, baud, octets_s in [
+        (Stack(), 9600, 892), (Stack(reed_solomon=True), 9600, 782), (Stack(frame_octets=1115), 9600, 946),
+        (Stack(frame_octets=1115, reed_solomon=True), 9600, 828), (Stack(), 115_200, 10_708),
+        (Stack(reed_solomon=True), 115_200, 9_385), (Stack(), 921_600, 85_664),
+        (Stack(reed_solomon=True), 921_600, 75_080),
+    ]:
+        assert stack.packet_octets_s(baud, sealed=False) == pytest.approx(octets_s, rel=1e-3)
+        assert stack.packet_octets_s(baud, sealed=True) < 0.98 * octets_s
+    assert 11_400 < Stack("cobs").packet_octets_s(115_200, sealed=True) < 11_520
+
+
 @pytest.mark.parametrize(("stack", "bit_error_rate", "least_frac"), [
     (Stack(), 1e-5, 0.95), (Stack(reed_solomon=True), 1e-3, 0.999),
     (Stack(frame_octets=1115, reed_solomon=True), 1e-3, 0.999), (Stack("cobs"), 1e-5, 0.95),
