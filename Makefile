@@ -77,6 +77,9 @@ fuzz: $(READY) ## 100,000,000 executions: parsers and codecs in C under sanitize
 docs: $(READY) ## write docs/dictionary.md out of the dictionary
 	@$(BIN)/ground dictionary --markdown docs/dictionary.md
 
+console-load: $(READY) ## 2,000 packets/s for ten minutes into archive and console, none lost, keys timed meanwhile
+	@$(BIN)/python tests/bench/console_load.py
+
 build: $(READY) ## compile the C kernels and the guardian
 
 aarch64: $(READY) ## compare the kernels' bits with an aarch64 build (Debian: gcc-aarch64-linux-gnu, qemu-user-static)

@@ -280,7 +280,7 @@ class Console(App[None]):
         self._severity = Severity.INFO
         self._said = ""
         self._history: list[str] = []
-        self._drawn: tuple[object, list[Line]] | None = None
+        self._drawn: dict[tuple[views.Plot, int, int], tuple[Model, int, list[Line]]] = {}
 
     def compose(self) -> ComposeResult:
         """See `App`."""
@@ -439,14 +439,17 @@ class Console(App[None]):
             keys += "   Space + - [ ] replay"
         return views.fill([(keys, "dim")], width)
 
+    def _draw(self, model: Model, plot: views.Plot, width: int, rows: int) -> list[Line]:
+        """Draw a plot, or show it as it was drawn a moment ago: it moves by a dot in a minute."""
+        place, moment = (plot, width, rows), int(model.now_s / _PLOT_S)
+        if self._drawn.get(place, (None, None, []))[:2] != (model, moment):
+            self._drawn[place] = (model, moment, views.draw_now(model, plot, width, rows))
+        return self._drawn[place][2]
+
     def _body(self, width: int, rows: int) -> list[Line]:
         name, model = _PAGES[self._page], self.model
         if name in {"overview", "plots"}:
-            key = (name, width, rows, int(model.now_s / _PLOT_S), model.revision if name == "overview" else 0)
-            if self._drawn is None or self._drawn[0] != key:
-                made = views.overview(model, width, rows) if name == "overview" else views.plots(model, width, rows)
-                self._drawn = (key, made)
-            return self._drawn[1]
+            return (views.overview if name == "overview" else views.plots)(model, width, rows, self._draw)
         if name in {"events", "jobs"}:
             found: Sequence[EventEntry | Job] = (self._events() if name == "events"
                                                  else open_jobs(list(model.jobs.values())))

@@ -7,9 +7,10 @@ value near one, `?` a stale one.
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -324,12 +325,20 @@ def power_plot(model: Model, width: int, rows: int, now_s: float) -> list[Line]:
     return plot(model, "power", "W", curves, width, rows, now_s)
 
 
-def plots(model: Model, width: int, rows: int) -> list[Line]:
+Plot = Callable[[Model, int, int, float], list[Line]]
+Draw = Callable[[Model, Plot, int, int], list[Line]]
+
+
+def draw_now(model: Model, plot: Plot, width: int, rows: int) -> list[Line]:
+    """Draw a plot as of now; the application keeps what was drawn for a while."""
+    return plot(model, width, rows, model.obt_s)
+
+
+def plots(model: Model, width: int, rows: int, draw: Draw = draw_now) -> list[Line]:
     """The three plots below one another."""
-    now_s = model.obt_s
     each = max(4, rows // 3)
-    return [*charge_plot(model, width, each, now_s), *temperature_plot(model, width, each, now_s),
-            *power_plot(model, width, rows - 2 * each, now_s)]
+    return [*draw(model, charge_plot, width, each), *draw(model, temperature_plot, width, each),
+            *draw(model, power_plot, width, rows - 2 * each)]
 
 
 def _inside(series: Series, span: tuple[float, float]) -> Series:
@@ -451,28 +460,27 @@ def pass_line(contact: Contact, now_s: float, width: int) -> Line:
 # -- overview
 
 
-def overview(model: Model, width: int, rows: int) -> list[Line]:
+def overview(model: Model, width: int, rows: int, draw: Draw = draw_now) -> list[Line]:
     """Everything at once, as far as the screen reaches: vitals, plots, jobs, commands, events."""
-    now_s = model.obt_s
     left = 34 if width < 100 else 40
     right = width - left - 2
     if width < 100 or rows < 30:
         top = max(8, rows - 9)
         lines = beside([rule("now", left), *vitals(model, left, top - 1)],
-                       [*charge_plot(model, right, (top + 1) // 2, now_s),
-                        *temperature_plot(model, right, top // 2, now_s)], left, top)
+                       [*draw(model, charge_plot, right, (top + 1) // 2),
+                        *draw(model, temperature_plot, right, top // 2)], left, top)
         lines += jobs(model, width)[:3]
         lines += [rule("commands", width), *commands(model, width, 1)]
-        newest = [event_line(event, width) for event in reversed(model.events)]
+        newest = [event_line(event, width) for event in itertools.islice(reversed(model.events), rows)]
         return [*lines, rule("events", width), *newest][:rows]
     top = rows - 17
     third = top // 3
-    right_lines = [*charge_plot(model, right, third, now_s), *temperature_plot(model, right, third, now_s),
-                   *power_plot(model, right, top - 2 * third, now_s)]
+    right_lines = [*draw(model, charge_plot, right, third), *draw(model, temperature_plot, right, third),
+                   *draw(model, power_plot, right, top - 2 * third)]
     lines = beside([rule("now", left), *vitals(model, left, top - 1)], right_lines, left, top)
     half = width // 2 - 1
     board = jobs(model, half)[:8]
     history = [rule("commands", width - half - 2), *commands(model, width - half - 2, 7)]
     lines += beside(board, history, half, 8)
-    newest = [event_line(event, width) for event in reversed(model.events)]
+    newest = [event_line(event, width) for event in itertools.islice(reversed(model.events), rows)]
     return [*lines, rule("events", width), *newest][:rows]
