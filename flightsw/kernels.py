@@ -131,6 +131,15 @@ class PlantModel(Protocol):
     trip_w: FloatArray
 
 
+class PlantInput(Protocol):
+    """`struct fsw_plant_input`: what is held over the steps of a call; heat by thermal node, power by compute node."""
+
+    array_flux_w_m2: float
+    heat_w: FloatArray
+    compute_w: FloatArray
+    tx_on: int
+
+
 class PlantState(Protocol):
     """`struct fsw_plant_state`: temperatures, charge, latches and running energy sums."""
 
@@ -165,11 +174,13 @@ class Plant:
     """One satellite's true power and heat.
 
     Fill `model` and `state` by field name, then `advance`. `model` stays editable: a fault is an edit.
-    `output` is overwritten by each advance; copy what must last.
+    `output` is overwritten by each advance; copy what must last. `held` are the inputs of the last `advance`, which a
+    loop that is closed every step may edit in place before each `step`.
     """
 
-    __slots__ = ("_input", "model", "output", "state")
+    __slots__ = ("held", "model", "output", "state")
 
+    held: PlantInput
     model: PlantModel
     state: PlantState
     output: PlantOutput
@@ -178,7 +189,7 @@ class Plant:
         self.model = cast(PlantModel, ffi.new("struct fsw_plant_model *"))
         self.state = cast(PlantState, ffi.new("struct fsw_plant_state *"))
         self.output = cast(PlantOutput, ffi.new("struct fsw_plant_output *"))
-        self._input = ffi.new("struct fsw_plant_input *")
+        self.held = cast(PlantInput, ffi.new("struct fsw_plant_input *"))
 
     def check(self, dt_s: float) -> None:
         """Raise `KernelError` with the reason when the model is not fit for steps of `dt_s`."""
@@ -201,7 +212,8 @@ class Plant:
         node (commanded W); lists or tuples are fastest. Raise `KernelError` on a refused value, with state
         and output unchanged.
         """
-        model, held = self.model, self._input
+        model = self.model
+        held: Any = self.held  # cffi copies a sequence into the array
         if len(heat_w) != model.n_nodes or len(compute_w) != model.n_compute:
             raise KernelError(
                 "fsw_plant_advance",
@@ -214,6 +226,12 @@ class Plant:
         held.compute_w = compute_w
         held.tx_on = tx_on
         status = lib.fsw_plant_advance(model, self.state, held, dt_s, n_steps, self.output)
+        if status:
+            raise KernelError("fsw_plant_advance", status, _PLANT_ERRORS[status])
+
+    def step(self, dt_s: float) -> None:
+        """Advance `state` by one step of `dt_s` under `held`; raises as `advance` does."""
+        status = lib.fsw_plant_advance(self.model, self.state, self.held, dt_s, 1, self.output)
         if status:
             raise KernelError("fsw_plant_advance", status, _PLANT_ERRORS[status])
 

@@ -414,3 +414,19 @@ def test_no_steps_change_nothing() -> None:
     before = bytes(ffi.buffer(plant.state))
     plant.advance(1361.0, [0.0] * N, [10.0] * 4, True, 1.0, 0)
     assert bytes(ffi.buffer(plant.state)) == before
+
+
+def test_a_step_under_what_is_held_is_an_advance_by_one() -> None:
+    stepped, advanced = make(), make()
+    heat_w, compute_w = [3.0] * stepped.model.n_nodes, [12.0] * stepped.model.n_compute
+    for made in (stepped, advanced):
+        made.advance(1200.0, heat_w, compute_w, False, 1.0, 1)
+    for watts in (0.0, 20.0, 5.0):
+        stepped.held.compute_w[0] = watts
+        stepped.step(1.0)
+        advanced.advance(1200.0, heat_w, [watts, *compute_w[1:]], False, 1.0, 1)
+    assert stepped.state.battery_j == advanced.state.battery_j
+    assert list(stepped.state.temperature_k) == list(advanced.state.temperature_k)
+    stepped.held.compute_w[0] = float("nan")
+    with pytest.raises(KernelError):
+        stepped.step(1.0)
