@@ -20,7 +20,9 @@ _HEAD = f"""\
 # Dictionary
 
 What the satellite says and understands. Made by `ground dictionary --markdown`; the rows are in
-[flightsw/dictionary](../flightsw/dictionary), which is where to change anything.
+[flightsw/dictionary](../flightsw/dictionary), which is where to change anything. The same as declarations that read and
+build octets, headers and frames included, is [flightsw/link/icd.py](../flightsw/link/icd.py); for other ground software
+there is `ground dictionary --xtce`.
 
 Packets are CCSDS space packets with PUS-C headers (ECSS-E-ST-70-41C); numbers are big-endian, without padding. Types:
 `u8` `u16` `u32` unsigned, `i32` signed, `f32` `f64` IEEE 754, where NaN is a missing value; `text` is `u8` count and
