@@ -1,4 +1,4 @@
-"""Files go both ways between our entity and two that others wrote, on a clean line and at 5 % loss.
+"""Files go both ways between our entity and two that others wrote, clean and at 5 % loss; tshark reads our PDUs.
 
 cfdp-py cancels or raises where the line is lossy (its sender on a repeated Finished): what it raises is passed over
 here as its documentation asks, and its timers are short and many. Loss is drawn by seed and the peers run on real time.
@@ -7,6 +7,9 @@ here as its documentation asks, and its timers are short and many. Loss is drawn
 from __future__ import annotations
 
 import random
+import shutil
+import struct
+import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,7 +19,19 @@ import pytest
 from file_pair import End, content
 
 from flightsw.link.cfdp import Config, State
-from flightsw.link.cfdp_pdu import ChecksumType
+from flightsw.link.cfdp_pdu import (
+    Ack,
+    ChecksumType,
+    Eof,
+    FileData,
+    Finished,
+    Header,
+    KeepAlive,
+    Metadata,
+    Nak,
+    Prompt,
+    pack,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated as of:DeprecationWarning")  # within cfdp-py
 
@@ -239,3 +254,43 @@ def test_we_receive_what_librecube_sends(tmp_path: Path, librecube: LibreCube, l
     loop.run(lambda: bool(loop.ours.ended) and bool(librecube.ended))
     assert loop.ours.ended[0].state is State.DELIVERED
     assert (loop.ours.received / "received.bin").read_bytes() == content(OCTETS)
+
+
+# -- tshark
+
+
+def _capture(pdus: list[bytes]) -> bytes:
+    """Make a pcap of UDP datagrams, one a PDU."""
+    octets = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101)
+    for pdu in pdus:
+        udp = struct.pack(">HHHH", 5555, 5555, 8 + len(pdu), 0) + pdu
+        packet = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, bytes(4), bytes(4)) + udp
+        octets += struct.pack("<IIII", 0, 0, len(packet), len(packet)) + packet
+    return octets
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed (Debian: tshark)")
+def test_tshark_reads_every_pdu(tmp_path: Path) -> None:
+    down = Header(OURS, 7, THEIRS)
+    up = down._replace(toward_sender=True)
+    (tmp_path / "pdus.pcap").write_bytes(_capture([
+        pack(down, Metadata(2500, "a.bin", "b.bin")), pack(down, FileData(1000, b"octets")),
+        pack(down, Eof(0, 0xDEADBEEF, 2500)), pack(up, Nak(0, 2500, ((0, 0), (1000, 2000)))),
+        pack(up, Finished(0, True, 2)), pack(down, Ack(5, 0, 2)), pack(down, Prompt(True)), pack(up, KeepAlive(1500)),
+    ]))
+    fields = ["srcid", "transeqnum", "dstid", "src_file_name", "dst_file_name", "file_size", "offset", "checksum",
+              "nak_sp_scope", "progress"]
+    read = subprocess.run(
+        ["tshark", "-r", tmp_path / "pdus.pcap", "-d", "udp.port==5555,cfdp", "-T", "fields", "-E", "separator=|",
+         "-e", "_ws.col.Info", *(word for name in fields for word in ("-e", f"cfdp.{name}"))],
+        capture_output=True, text=True, timeout=60, check=True)
+    assert read.stdout.splitlines() == [
+        "Metadata PDU|1|7|2|a.bin|b.bin|2500||||",
+        "File Data PDU|1|7|2||||1000|||",
+        "EOF (No error)|1|7|2|||2500||0xdeadbeef||",
+        "NAK PDU|1|7|2||||||2500|",
+        "Finished PDU (No error)|1|7|2|||||||",
+        "ACK PDU (Finished)|1|7|2|||||||",
+        "Prompt PDU (Keep Alive)|1|7|2|||||||",
+        "Keep Alive PDU|1|7|2|||||||1500",
+    ]
