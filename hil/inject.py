@@ -431,7 +431,7 @@ class Injector:
         return random.Random(f"{self._seed}/{given.from_s}/{given.target}/{sorted(given.values.items())}")
 
     def inject(self, step: FaultStep) -> None:
-        """Begin a fault now, at `now_s`."""
+        """Begin a fault now, at `now_s`; one of a sensor that has a time is in the satellite already."""
         from_s, to_s = self.now_s, self.now_s + step.lasts_s
         given = Given(step.target, step.values, from_s, to_s)
         effect: Iterator[None] | None = None

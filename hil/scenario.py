@@ -352,7 +352,7 @@ def load(path: Path, *, seed: int | None = None, duration: str | None = None) ->
         raise ConfigError(str(path), f"truth: {error}") from error
     if truth.compute.nodes != mission.compute.nodes:
         problems.append(f"truth: {truth.compute.nodes} compute nodes, the mission has {mission.compute.nodes}")
-    duration_s = _seconds(given.duration, orbit_s)
+    duration_s = seconds(given.duration, orbit_s)
     if not DURATION_MIN_S <= duration_s <= DURATION_MAX_S:
         problems.append(f"duration = {given.duration!r} is {duration_s:.0f} s, out of range "
                         f"(range {DURATION_MIN_S:g}..{DURATION_MAX_S:g} s)")
@@ -361,7 +361,7 @@ def load(path: Path, *, seed: int | None = None, duration: str | None = None) ->
         if row.node >= truth.compute.nodes:
             problems.append(f"loss[{i}].node = {row.node}: the satellite has nodes 0..{truth.compute.nodes - 1}")
         else:
-            node_lost_s[row.node] = min(node_lost_s[row.node], _seconds(row.at, orbit_s))
+            node_lost_s[row.node] = min(node_lost_s[row.node], seconds(row.at, orbit_s))
     examples = _load_examples(given.jobs, base, problems)
     try:
         hooks = _load_hooks(base / given.hooks) if given.hooks else None
@@ -386,7 +386,8 @@ def load(path: Path, *, seed: int | None = None, duration: str | None = None) ->
                     {row.check: row.reason for row in given.waive}, requirements, drawn)
 
 
-def _seconds(span: str, orbit_s: float) -> float:
+def seconds(span: str, orbit_s: float) -> float:
+    """Return a duration like "10 min" in seconds; ValueError where it is none."""
     match = _DURATION.fullmatch(span)
     if match is None:
         raise ValueError(f"{span!r} is no duration")
@@ -432,9 +433,9 @@ class _Context(NamedTuple):
     problems: list[str]
     known: dict[str, Signal]
 
-    def seconds(self, span: str, default_s: float) -> float:
+    def duration(self, span: str, default_s: float) -> float:
         """Return a duration that may be left out."""
-        return _seconds(span, self.orbit_s) if span else default_s
+        return seconds(span, self.orbit_s) if span else default_s
 
     def expression(self, words: str, where: str, *, live: bool = False) -> Expression | None:
         """Parse an expression that may be left out; None as well where it is wrong."""
@@ -569,7 +570,7 @@ def _fault_step(row: FaultRow, name: str, amounts: dict[str, object], index: int
     """Check one row against the library."""
     where, problems = f"fault[{index}]", context.problems
     at, when = context.start(row.at, row.when, where)
-    lasts_s = context.seconds(row.lasts, math.inf)
+    lasts_s = context.duration(row.lasts, math.inf)
     if row.kind.startswith(_HOOK):
         hook = context.hook(row.kind.removeprefix(_HOOK), f"{where}.kind")
         values = {key: float(value) for key, value in amounts.items() if isinstance(value, (int, float))}
@@ -656,9 +657,9 @@ def _check(row: CheckRow, where: str, index: int, context: _Context) -> Check | 
         f", {key} {given[key]}" for key in ("after", "until", "within", "during", "grace", "from", "to")
         if key in given)
     return Check(name, {"never": "always", "hold": "until"}.get(kind, kind), statement, holds, others["after"],
-                 others["until"], others["during"], context.seconds(row.within, math.inf),
-                 context.seconds(row.grace, 0.0), context.seconds(row.begin, 0.0), context.seconds(row.end, math.inf),
-                 row.verifies)
+                 others["until"], others["during"], context.duration(row.within, math.inf),
+                 context.duration(row.grace, 0.0), context.duration(row.begin, 0.0),
+                 context.duration(row.end, math.inf), row.verifies)
 
 
 @dataclass(frozen=True, slots=True)

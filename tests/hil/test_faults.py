@@ -19,7 +19,7 @@ from hil.jobs import StreamConfig
 from hil.plant.satellite import StartState, TruthSatellite
 from hil.plant.sensors import SensorFault
 from hil.run import Run
-from hil.scenario import FaultStep, Moment, load
+from hil.scenario import FaultStep, load
 from hil.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -302,7 +302,7 @@ def inject(run, kind, target="", lasts_s=math.inf, **values):
     TESTED.add(kind)
     given = {param.name: param.default for param in LIBRARY[kind].params} | values
     run.injector.now_s = run.now_s
-    run.injector.inject(FaultStep("f", kind, target, given, Moment(0, run.now_s), lasts_s))
+    run.injector.inject(FaultStep("f", kind, target, given, None, lasts_s))
 
 
 def told(run, name):
