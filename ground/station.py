@@ -243,6 +243,11 @@ class Station:
         return self._receiver.skipped_octets
 
     @property
+    def corrected_octets(self) -> int:
+        """Wrong octets in frames that the line's code put right."""
+        return self._receiver.corrected_octets
+
+    @property
     def lost_frames(self) -> int:
         """Frames missing by the counter in those received."""
         return self._receiver.lost_frames

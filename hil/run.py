@@ -506,6 +506,7 @@ class Run:
             "telemetry_packets": station.packets,
             "telemetry_frames_lost": station.lost_frames,
             "telemetry_frames_bad": station.bad_frames,
+        "telemetry_octets_corrected": station.corrected_octets,
             "telemetry_gaps": len(gaps),
             "telecommands_sent": len(operator.requests),
             "telecommands_completed": operator.count(CommandState.COMPLETED),
