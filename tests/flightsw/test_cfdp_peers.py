@@ -76,7 +76,7 @@ class Loop:
 class CfdpPy:
     """Both handlers of cfdp-py as one entity."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: int = THEIRS, other: int = OURS) -> None:
         cfdppy = pytest.importorskip("cfdppy", reason="cfdp-py is not installed")
         from cfdppy import handler, mib, user
         from spacepackets.cfdp import ChecksumType as Kind
@@ -113,9 +113,9 @@ class CfdpPy:
             def eof_recv_indication(self, *_: object) -> None: ...
 
         self._kept: deque[bytes] = deque()
-        local = mib.LocalEntityConfig(ByteFieldU8(THEIRS), mib.IndicationConfig(), Faults())
+        local = mib.LocalEntityConfig(ByteFieldU8(own), mib.IndicationConfig(), Faults())
         remote = mib.RemoteEntityConfig(
-            ByteFieldU8(OURS), 1000, 1100, closure_requested=False, crc_on_transmission=True,
+            ByteFieldU8(other), 1000, 1100, closure_requested=False, crc_on_transmission=True,
             default_transmission_mode=TransmissionMode.ACKNOWLEDGED, crc_type=Kind.CRC_32,
             positive_ack_timer_interval_seconds=0.2, positive_ack_timer_expiration_limit=50,
             nak_timer_interval_seconds=0.2, nak_timer_expiration_limit=50)
@@ -125,7 +125,7 @@ class CfdpPy:
         self._dest = handler.DestHandler(local, User(), table, Timers())
         self._request = cfdppy.PutRequest
         self._mode = TransmissionMode.ACKNOWLEDGED
-        self._id = ByteFieldU8(OURS)
+        self._id = ByteFieldU8(other)
 
     def put(self, path: Path, name: str) -> None:
         self._source.put_request(self._request(self._id, path, Path(name), self._mode, False))
