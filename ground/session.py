@@ -80,8 +80,9 @@ class Session:
     def status(self, now_s: float) -> LinkStatus:
         """Return how the line does."""
         station = self.station
-        bad = station.bad_frames + station.bad_packets + station.undecoded_packets
-        return LinkStatus(self.port.fault or station.archive_trouble or self._deaf(now_s), bad, station.lost_frames)
+        bad = station.bad_frames + station.unsealed_frames + station.bad_packets + station.undecoded_packets
+        trouble = self.port.fault or station.archive_trouble or self._deaf(now_s) or _clear(station)
+        return LinkStatus(trouble, bad, station.lost_frames)
 
     def _deaf(self, now_s: float) -> str:
         """Say that octets come and no frame among them: the wrong rate, or something else at the other end."""
@@ -93,6 +94,11 @@ class Session:
             return ""
         return (f"{octets} octets on {self.port.path} and no frame among them: is {self.port.baud} baud its rate, "
                 "and the satellite at its other end?")
+
+
+def _clear(station: Station) -> str:
+    """Say that the link is in clear for as long as it is."""
+    return "" if station.seals else "THE LINK IS IN CLEAR: telemetry may be anyone's, and anyone can command"
 
 
 class SessionThread:
