@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
@@ -33,16 +33,17 @@ from ground.archive import Archive, EventEntry
 from ground.console import palette, views
 from ground.console.model import Job, Model, open_jobs
 from ground.console.views import Line, Status
-from ground.relay import Progress, send_through
+from ground.relay import Progress, ask, send_through
 from ground.station import CommandState
 from ground.watch import command_text, utc_text
 
 REFRESH_S = 0.2
-_PAGES = ("overview", "values", "plots", "jobs", "events", "commands", "passes")
+_PAGES = ("overview", "values", "plots", "jobs", "events", "commands", "passes", "files")
+_PARTS = ("head", "tabs", "body", "foot")
 _PLOT_S = 2.0  # between drawings of a plot
 _TIMEOUT_S = 30.0
 _HELP = """\
- 1..7        pages: overview values plots jobs events commands passes
+ 1..8        pages: overview values plots jobs events commands passes files
  Tab         next page              Shift+Tab  the one before
  Up Down     scroll; choose a job or an event         PgUp PgDn Home End
  :           command palette: type, Tab completes, Enter sends, Esc leaves
@@ -126,10 +127,12 @@ class Palette(ModalScreen[None]):
     Enter, and sent by the word FIRE once the satellite has said that it is armed.
     """
 
-    def __init__(self, send: Sender, now: Callable[[], float], armed_s: float, history: list[str]) -> None:
+    def __init__(self, send: Sender, order: Callable[[str, str], None], now: Callable[[], float], armed_s: float,
+                 history: list[str]) -> None:
         """`armed_s` is how long the satellite stays armed."""
         super().__init__()
         self._send = send
+        self._order = order
         self._now = now
         self._armed_s = armed_s
         self._history = history
@@ -167,6 +170,11 @@ class Palette(ModalScreen[None]):
                 self._finish(*self._hazard)
             return
         reading = palette.read(event.value.rstrip())
+        if reading.order is not None:
+            self._history.append(event.value.rstrip())
+            self._order(*reading.order)
+            self.dismiss()
+            return
         if reading.row is None or reading.values is None:
             if reading.choices:
                 self._complete()
@@ -280,16 +288,18 @@ class Console(App[None]):
         self._severity = Severity.INFO
         self._said = ""
         self._history: list[str] = []
+        self._transfers: list[dict[str, Any]] = []
         self._drawn: dict[tuple[views.Plot, int, int], tuple[Model, int, list[Line]]] = {}
 
     def compose(self) -> ComposeResult:
         """See `App`."""
-        for name in ("head", "tabs", "body", "foot"):
+        for name in _PARTS:
             yield Lines(id=name)
 
     def on_mount(self) -> None:
         """Begin to follow the archive."""
         self.set_interval(REFRESH_S, self.tick)
+        self.set_interval(1.0, self._look_at_files)
         self.call_after_refresh(self.tick)
 
     def on_resize(self, _: Resize) -> None:
@@ -306,8 +316,10 @@ class Console(App[None]):
 
     def paint(self) -> None:
         """Show the present page; lines that stayed the same are not painted."""
-        head, tabs, body, foot = (self.screen_stack[0].query_one(f"#{name}", Lines)
-                                  for name in ("head", "tabs", "body", "foot"))
+        parts = list(self.screen_stack[0].query(Lines)) if self.screen_stack else []
+        if len(parts) != len(_PARTS):  # not there yet, or there no more
+            return
+        head, tabs, body, foot = parts
         width, rows = body.size
         if not width or not rows:
             return
@@ -343,7 +355,7 @@ class Console(App[None]):
         action = act.get(event.key)
         if action is not None:
             action()
-        elif event.character and event.character in "1234567":
+        elif event.character and event.character in "12345678":
             self._page = int(event.character) - 1
         elif self._steer is not None and event.character in {" ", "+", "-", "]", "["}:
             self._steer(event.character)
@@ -390,7 +402,8 @@ class Console(App[None]):
         if self._status().mode == "replay":
             self.say("this is a replay: nothing is sent")
             return
-        self.push_screen(Palette(self.send, self._clock, self.model.limit("arm_valid_s"), self._history))
+        armed_s = self.model.limit("arm_valid_s")
+        self.push_screen(Palette(self.send, self.order_file, self._clock, armed_s, self._history))
 
     def send(self, row: Command, values: tuple[Value, ...], heard: Callable[[str, str], object] | None = None) -> None:
         """Send a command through the owner of the port; its stages come back through the archive.
@@ -419,6 +432,40 @@ class Console(App[None]):
                 return
 
         threading.Thread(target=follow, daemon=True, name=f"send {row.verb}").start()
+
+    def order_file(self, verb: str, name: str) -> None:
+        """Have the owner of the port send or get a file; how far it is stands on the page of files."""
+        path = Path(name).expanduser().absolute()
+        request = {"file": verb, "name": path.name, "path": str(path)} if verb == "upload" else {
+            "file": verb, "name": name}
+        if verb == "upload" and not path.is_file():
+            self.say(f"{name}: no such file")
+            return
+        self._page = _PAGES.index("files")
+        self._ask_files(request, lambda line: self.say(f"{verb} {name}: {line['state']}"))
+
+    def _ask_files(self, request: dict[str, str], told: Callable[[dict[str, Any]], object],
+                   ended: Callable[[], object] = lambda: None) -> None:
+        """Ask the owner's file desk in a thread."""
+
+        def follow() -> None:
+            try:
+                for line in ask(self._path, request) or ():
+                    self.call_from_thread(told, line)
+                self.call_from_thread(ended)
+            except FlightError as error:
+                self.call_from_thread(self.say, str(error))
+            except RuntimeError:  # the console was closed meanwhile; the transfer goes on
+                return
+
+        threading.Thread(target=follow, daemon=True, name="files").start()
+
+    def _look_at_files(self) -> None:
+        """Once a second while they are shown: ask how the transfers do."""
+        if _PAGES[self._page] != "files" or self._status().mode == "replay":
+            return
+        found: list[dict[str, Any]] = []
+        self._ask_files({"file": "list", "name": ""}, found.append, lambda: setattr(self, "_transfers", found))
 
     # -- pages
 
@@ -460,6 +507,8 @@ class Console(App[None]):
             text = f"{utc_text(found[at].obt_s)}  {found[at].text}" if found else ""
             return [*([head] if head else []),
                     *views.chosen(lines, at, text, width, rows - (head is not None))]
+        if name == "files":
+            return views.files(self._transfers, width)[:rows]
         lines = {"values": views.values, "commands": views.commands, "passes": views.passes}[name](model, width)
         top = self._tops[name] = max(0, min(self._tops[name], len(lines) - rows))
         return lines[top : top + rows]

@@ -20,9 +20,14 @@ class Choice(NamedTuple):
     meaning: str
 
 
+FILE_VERBS = {"upload": ("FILE", "Send a file of this machine to the satellite; a signed bundle becomes a job."),
+              "download": ("NAME", "Get a file from the satellite; file.list names them.")}
+"""What the owner of the port does with files; not telecommands themselves."""
+
+
 class Reading(NamedTuple):
-    """What a typed line amounts to: choices for its last word, the hint for that word, what is wrong, and the command
-    once it is whole and within bounds.
+    """What a typed line amounts to: choices for its last word, the hint for that word, what is wrong, and the command,
+    or the order to the owner's file desk, once it is whole and within bounds.
     """
 
     choices: tuple[Choice, ...]
@@ -30,6 +35,7 @@ class Reading(NamedTuple):
     problem: str
     row: Command | None = None
     values: tuple[Value, ...] | None = None
+    order: tuple[str, str] | None = None
 
 
 def words_of(line: str) -> list[str]:
@@ -51,9 +57,15 @@ def read(line: str) -> Reading:
     """Read a line as far as it was typed."""
     words = words_of(line.lstrip())
     row = COMMANDS.get(words[0])
+    if words[0] in FILE_VERBS:
+        name, meaning = FILE_VERBS[words[0]]
+        whole = len(words) == 2 and bool(words[1])
+        return Reading((), f"{name}: {meaning}", "" if len(words) < 3 else f"{words[0]} takes one {name}",
+                       order=(words[0], words[1]) if whole else None)
     if len(words) == 1 and (row is None or row.args):
-        choices = tuple(Choice(c.verb, ("HAZARDOUS  " if c.hazardous else "") + c.description)
-                        for c in COMMANDS.values() if words[0] in c.verb)
+        choices = (*(Choice(c.verb, ("HAZARDOUS  " if c.hazardous else "") + c.description)
+                     for c in COMMANDS.values() if words[0] in c.verb),
+                   *(Choice(verb, meaning) for verb, (_, meaning) in FILE_VERBS.items() if words[0] in verb))
         problem = "" if choices else f"no telecommand {words[0]!r}"
         return Reading(choices, "a telecommand; Tab completes", problem)
     if row is None:

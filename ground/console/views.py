@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -455,6 +455,25 @@ def pass_line(contact: Contact, now_s: float, width: int) -> Line:
                  f"{contact.rise.azimuth_deg:>4.0f}→{contact.peak.azimuth_deg:>3.0f}→{contact.fall.azimuth_deg:>3.0f} "
                  f" {contact.rise.margin_db:>+3.0f} to {contact.peak.margin_db:>+3.0f}",
                  "bold green" if under_way else PLAIN)], width)
+
+
+def files(transfers: Sequence[Mapping[str, Any]], width: int) -> list[Line]:
+    """File transfers as the owner of the port tells of them: how far, how fast, in which state."""
+    titles = f" {'transfer':>8}     {'name':<26} {'':<20} {'done':>5} {'size':>11} {'rate':>10}  state"
+    lines: list[Line] = [cut([(titles, BOLD)], width)]
+    for one in transfers:
+        size, done = one["size"], one["done"]
+        share = done / size if size else float(one["state"] == "delivered")
+        bar = int(20 * min(1.0, share))
+        over = one["state"] in {"delivered", "failed", "cancelled"}
+        style = {"delivered": "green", "failed": "bold red", "cancelled": "yellow"}.get(one["state"], "")
+        rate = "" if over else f"{one['rate_octets_s'] / 1000.0:.1f} kB/s"
+        state = one["state"] if one["condition"] in {"no_error", ""} else f"{one['state']}: {one['condition']}"
+        numbers = f" {share:>4.0%} {'' if size is None else f'{size:,}':>11} {rate:>10}  "
+        lines.append(cut([(f" {one['transfer']:>8} {'↑' if one['direction'] == 'up' else '↓'}   ", PLAIN),
+                          (f"{one['name'] or '(not known yet)':<26.26} ", BOLD), ("█" * bar, "green"),
+                          ("░" * (20 - bar), DIM), (numbers, PLAIN), (state, style)], width))
+    return lines if transfers else [[(" no transfers; : upload FILE sends one, : download NAME gets one", DIM)]]
 
 
 # -- overview

@@ -261,6 +261,23 @@ def test_palette_says_what_is_wrong_before_it_is_sent(line: str, problem: str) -
     assert reading.values is None
 
 
+def test_palette_takes_orders_for_files() -> None:
+    assert [choice.word for choice in palette.read("uplo").choices] == ["upload"]
+    assert palette.read("upload ").order is None
+    assert palette.read('upload "/tmp/my job.job"').order == ("upload", "/tmp/my job.job")
+    assert palette.read("download result.tar").order == ("download", "result.tar")
+    assert "takes one NAME" in palette.read("download a b").problem
+
+
+def test_files_show_progress_and_rate() -> None:
+    one = {"transfer": "1:7", "direction": "up", "name": "cloud_mask.job", "size": 1000, "done": 500,
+           "rate_octets_s": 2500.0, "state": "active", "condition": "no_error", "path": ""}
+    page = text(views.files([one, {**one, "state": "failed", "condition": "file_checksum", "size": None}], 120))
+    assert "1:7 ↑   cloud_mask.job             ██████████░░░░░░░░░░  50%       1,000   2.5 kB/s  active" in page
+    assert "failed: file_checksum" in page
+    assert "no transfers" in text(views.files([], 80))
+
+
 def test_palette_completion_takes_bounds_and_names_from_the_dictionary() -> None:
     reading = palette.read("param.set die")
     assert [choice.word for choice in reading.choices] == ["die_max_c"]
@@ -303,7 +320,8 @@ def test_keys_reach_every_page_and_help(one: Pass) -> None:
 
     async def act(app, pilot) -> None:
         for key, expected in (("1", "─ now ─"), ("2", "─ power (1) ─"), ("3", "─ temperature"), ("4", "1 refused"),
-                              ("5", "LOW    Job 7 refused"), ("6", "no command sent yet"), ("7", "Weilheim")):
+                              ("5", "LOW    Job 7 refused"), ("6", "no command sent yet"), ("7", "Weilheim"),
+                              ("8", "no transfers")):
             await pilot.press(key)
             await pilot.pause()
             assert expected in screen(app)
@@ -321,7 +339,7 @@ def test_keys_reach_every_page_and_help(one: Pass) -> None:
         await pilot.press("q")
 
     piloted(one, (80, 24), act)
-    assert len(seen) == 7
+    assert len(seen) == 8
 
 
 def test_acknowledgement_persists_and_is_seen_by_other_consoles(one: Pass) -> None:

@@ -123,6 +123,14 @@ def test_a_pass_worked_from_the_keyboard(flying: Flying, tmp_path: Path) -> None
                 await until(lambda: model.commands[-1].verb == "data.erase" and model.commands[-1].state == "completed",
                             pilot, f"not erased: {model.commands[-1]}")
                 assert [c.verb for c in model.commands][-2:] == ["arm", "data.erase"]
+                note = tmp_path / "note.txt"
+                note.write_text("for the satellite\n" * 200)
+                await type_in(pilot, f"upload {note}")
+                await until(lambda: "delivered" in shown() and "100%" in shown(), pilot, shown())
+                await type_in(pilot, "download note.txt")
+                received = archive.with_name(archive.name + ".files") / "received" / "note.txt"
+                await until(lambda: shown().count("delivered") >= 2 and received.is_file(), pilot, shown())
+                assert received.read_bytes() == note.read_bytes()
                 await pilot.press("q")
 
         asyncio.run(run())
