@@ -34,7 +34,7 @@ from hil import run as flight
 from hil import scenario as scenarios
 from hil.benches import BENCHES, Bench
 from hil.selftest import suite
-from hil.verdict import EXIT_STATUS
+from hil.verdict import EXIT_STATUS, Finding, Verdict
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -116,17 +116,27 @@ def _run(options: argparse.Namespace) -> int:
     hours = scenario.duration_s / 3600.0
     print(f"flying {scenario.id}: {hours:.1f} h ({scenario.duration_s / scenario.orbit_s:.1f} orbits) of mission "
           f"{scenario.mission.name}, seed {scenario.seed}")
-    with tqdm(total=int(scenario.duration_s), unit=" s", unit_scale=True, disable=None, leave=False,
-              desc=scenario.id) as bar, bench(scenario, folder) as connect:
-        flown = flight.fly(scenario, folder, bar.update, connect, options.bench)
-    report.write(flown)
-    junit.write(flown)
+    try:
+        with tqdm(total=int(scenario.duration_s), unit=" s", unit_scale=True, disable=None, leave=False,
+                  desc=scenario.id) as bar, bench(scenario, folder) as connect:
+            flown = flight.fly(scenario, folder, bar.update, connect, options.bench)
+    except ConfigError:
+        raise
+    except (FlightError, OSError) as error:  # the rig broke, whatever the flight software did: no verdict on that
+        broken = (Finding("rig", Verdict.ERROR, str(error), "the rig flies the scenario to its end"),)
+        flight.write_verdict(folder, options.bench, broken)
+        junit.write_broken(scenario.id, broken, folder)
+        said, verdict = f"ERROR             rig: {error}\nverdict           ERROR: the rig broke", Verdict.ERROR
+    else:
+        report.write(flown)
+        junit.write(flown)
+        said, verdict = report.summary(flown), flown.verdict
     if options.junit is not None:
         options.junit.parent.mkdir(parents=True, exist_ok=True)
         options.junit.write_bytes((folder / junit.FILE).read_bytes())
     flight.point_latest(folder)
-    print(report.summary(flown))
-    return EXIT_STATUS[flown.verdict]
+    print(said)
+    return EXIT_STATUS[verdict]
 
 
 def _bench(options: argparse.Namespace) -> Bench:

@@ -7,7 +7,7 @@ an error of type INCONCLUSIVE, never a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,11 +20,19 @@ FILE = "junit.xml"
 
 def write(flown: Flight) -> Path:
     """Write `junit.xml` into the run's folder and return its path."""
-    path = flown.folder / FILE
-    tree = ElementTree.ElementTree(suite(flown))
+    return _write(suite(flown), flown.folder)
+
+
+def write_broken(scenario: str, findings: Sequence[Finding], folder: Path) -> Path:
+    """Write `junit.xml` of a run that the rig did not fly to its end."""
+    return _write(_suite(scenario, findings, {"verdict": Verdict.ERROR.value, "commit": commit()}, "0"), folder)
+
+
+def _write(root: ElementTree.Element, folder: Path) -> Path:
+    tree = ElementTree.ElementTree(root)
     ElementTree.indent(tree)
-    tree.write(path, encoding="utf-8", xml_declaration=True)
-    return path
+    tree.write(folder / FILE, encoding="utf-8", xml_declaration=True)
+    return folder / FILE
 
 
 def properties(flown: Flight) -> dict[str, str]:
@@ -47,16 +55,19 @@ def properties(flown: Flight) -> dict[str, str]:
 
 def suite(flown: Flight) -> ElementTree.Element:
     """Return the test suite of a run."""
-    findings = flown.findings
+    return _suite(flown.scenario.id, flown.findings, properties(flown), str(flown.timing["elapsed_s"]))
+
+
+def _suite(scenario: str, findings: Sequence[Finding], said: Mapping[str, str], elapsed_s: str) -> ElementTree.Element:
     root = ElementTree.Element("testsuite", {
-        "name": flown.scenario.id, "tests": str(len(findings)),
+        "name": scenario, "tests": str(len(findings)),
         "failures": _count(findings, Verdict.FAIL), "errors": _count(findings, Verdict.ERROR, Verdict.INCONCLUSIVE),
-        "skipped": str(sum(bool(each.waived) for each in findings)), "time": str(flown.timing["elapsed_s"])})
+        "skipped": str(sum(bool(each.waived) for each in findings)), "time": elapsed_s})
     listed = ElementTree.SubElement(root, "properties")
-    for name, value in properties(flown).items():
+    for name, value in said.items():
         ElementTree.SubElement(listed, "property", {"name": name, "value": value})
     for each in findings:
-        root.append(_case(flown.scenario.id, each))
+        root.append(_case(scenario, each))
     return root
 
 

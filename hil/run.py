@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -526,12 +526,7 @@ class Run:
         self.close()
         write_json(self.folder / "run.json", metrics)
         write_json(self.folder / "timing.json", timing)
-        write_json(self.folder / "verdict.json", {
-            "verdict": overall(findings).value, "bench": self.bench, "level": LEVELS[self.bench].name,
-            "findings": {each.name: {
-                "verdict": each.verdict.value, "detail": each.detail, "margin": each.margin, "unit": each.unit,
-                "worst_s": each.worst_s, "waived": each.waived, "statement": each.statement,
-                "verifies": list(each.verifies)} for each in findings}})
+        write_verdict(self.folder, self.bench, findings)
         return Flight(scenario, self.folder, metrics, timing, trace, book, self.contacts, crossings, events,
                       satellite.around.illumination_frac, scenario.start_unix_s, findings, tuple(self.injector.spans),
                       np.frombuffer(self._watch.tick_ms), self.bench, self.flight.retries)
@@ -708,6 +703,16 @@ def refusals(book: Logbook) -> dict[str, int]:
 def write_json(path: Path, content: dict[str, object]) -> None:
     """Write sorted, indented JSON with numbers to nine digits, the same text for the same content."""
     path.write_text(json.dumps(_rounded(content), indent=2, sort_keys=True, allow_nan=False) + "\n", "utf-8")
+
+
+def write_verdict(folder: Path, bench: str, findings: Sequence[Finding]) -> None:
+    """Write `verdict.json`: every finding of a run on a bench, and what they come to."""
+    write_json(folder / "verdict.json", {
+        "verdict": overall(findings).value, "bench": bench, "level": LEVELS[bench].name,
+        "findings": {each.name: {
+            "verdict": each.verdict.value, "detail": each.detail, "margin": each.margin, "unit": each.unit,
+            "worst_s": each.worst_s, "waived": each.waived, "statement": each.statement,
+            "verifies": list(each.verifies)} for each in findings}})
 
 
 def _rounded(value: object) -> object:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from flightsw.errors import ConfigError
+from flightsw.errors import ConfigError, KernelError
 from flightsw.state import Mode
-from hil import scenario
+from hil import run, scenario
 from hil.__main__ import main
+from hil.plant.satellite import TruthSatellite
 from hil.plant.sensors import SensorFault
 from hil.scenario import SCENARIOS, Moment, find, load
 
@@ -264,19 +265,52 @@ def test_a_file_wins_over_a_name(tmp_path, monkeypatch):
 
 
 def test_the_exit_status_follows_the_verdict(tmp_path, capsys):
-    flights = {"PASS": ("never", "truth.plate_c > 90 degC", 0), "FAIL": ("always", "truth.plate_c > 90 degC", 1),
-               "INCONCLUSIVE": ("expect", 't_s > 1", after = "truth.plate_c > 90 degC', 3)}
-    for name, (kind, words, status) in flights.items():
-        check = words.replace('", after', '"\nafter')
-        path = write(tmp_path, GOOD.replace('"10 min"', '"60 s"') + f'[[check]]\nid = "own"\n{kind} = "{check}"\n')
+    flights = {"FAIL": ('always = "truth.plate_c > 90 degC"', 1),
+               "INCONCLUSIVE": ('expect = "t_s > 1"\nafter = "truth.plate_c > 90 degC"', 3)}
+    for name, (check, status) in flights.items():
+        path = write(tmp_path, GOOD.replace('"10 min"', '"60 s"') + f'[[check]]\nid = "own"\n{check}\n')
         assert main(["run", str(path), "--out", str(tmp_path)]) == status
         assert f"verdict           {name}:" in capsys.readouterr().out
         kept = json.loads((tmp_path / "latest" / "verdict.json").read_text())
         assert (kept["verdict"], kept["level"], kept["findings"]["own"]["verdict"]) == (name, "SIL", name)
 
 
+def test_a_rig_that_breaks_is_an_error_not_a_failure(tmp_path, capsys, monkeypatch):
+    def break_down(_satellite):
+        raise KernelError("fsw_plant_advance", -14, "a temperature left 1..1000 K")
+
+    monkeypatch.setattr(TruthSatellite, "advance", break_down)
+    path = write(tmp_path, GOOD.replace('"10 min"', '"60 s"'))
+    assert main(["run", str(path), "--out", str(tmp_path), "--junit", str(tmp_path / "sub" / "j.xml")]) == 4
+    assert "verdict           ERROR: the rig broke" in capsys.readouterr().out
+    assert json.loads((tmp_path / "latest" / "verdict.json").read_text())["verdict"] == "ERROR"
+    assert 'type="ERROR"' in (tmp_path / "sub" / "j.xml").read_text()
+
+
+def test_hooks_are_faults_and_checks_of_the_authors_own(tmp_path):
+    (tmp_path / "own.py").write_text("""
+def warm(rig, given):
+    for _ in range(int(given["ticks"])):
+        rig.satellite.plant.state.temperature_k[rig.satellite.truth.compute.nodes * 2] += 1.0
+        yield
+
+def is_warm(record):
+    return float(record["truth.plate_c"].max()) - 30.0, "hottest plate over 30 degC"
+""")
+    path = write(tmp_path, GOOD.replace('"10 min"', '"60 s"') + 'hooks = "own.py"\n[[check]]\nid = "own"\n'
+                 'python = "is_warm"\n[[fault]]\nid = "heat"\nat = "T+5 s"\nkind = "hook.warm"\nticks = 30\n')
+    (tmp_path / "run").mkdir()
+    flown = run.fly(load(path), tmp_path / "run")
+    own = next(finding for finding in flown.findings if finding.name == "own")
+    assert (own.verdict.value, own.detail) == ("PASS", "hottest plate over 30 degC")
+    assert 5.0 < own.margin < 15.0
+    assert [span.kind for span in flown.spans] == ["hook.warm"]
+
+
 def test_a_waived_failure_does_not_count_and_is_told(tmp_path, capsys):
     path = write(tmp_path, GOOD.replace('"10 min"', '"60 s"') + '[[check]]\nid = "own"\nfinal = "truth.plate_c > 90"\n'
                  '[[waive]]\ncheck = "own"\nreason = "the plate is cold here"\n')
     assert main(["run", str(path), "--out", str(tmp_path)]) == 0
-    assert "FAIL              own: does not hold at the end (waived: the plate is cold here)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "FAIL              own: does not hold at the end (waived: the plate is cold here)" in said
+    assert "verdict           PASS: 10 of 11 checks passed, 1 waived" in said
