@@ -154,10 +154,12 @@ class TcpPackets:
         with contextlib.suppress(BlockingIOError):
             while client.unsent:
                 del client.unsent[: client.connection.send(client.unsent)]
+        if len(client.unsent) > _UNSENT_OCTETS_MAX:
+            return False
         try:
             octets = client.connection.recv(_TURN_OCTETS)
         except BlockingIOError:
-            return len(client.unsent) <= _UNSENT_OCTETS_MAX
+            return True
         received = client.received + octets
         at = 0
         while len(received) - at >= PRIMARY_OCTETS:
