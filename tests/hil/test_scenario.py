@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from flightsw.errors import ConfigError, KernelError
 from flightsw.state import Mode
 from hil import run, scenario
 from hil.__main__ import main
+from hil.faults import LIBRARY
 from hil.plant.satellite import TruthSatellite
 from hil.plant.sensors import SensorFault
 from hil.scenario import SCENARIOS, Moment, find, load
@@ -314,3 +316,17 @@ def test_a_waived_failure_does_not_count_and_is_told(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "FAIL              own: does not hold at the end (waived: the plate is cold here)" in said
     assert "verdict           PASS: 10 of 11 checks passed, 1 waived" in said
+
+
+# --- the document ------------------------------------------------------------------------------------
+
+
+def test_the_document_is_true(tmp_path):
+    text = (ROOT / "docs" / "scenarios.md").read_text("utf-8")
+    whole, waiver, drawn = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    whole = whole.replace("../../missions", f"{ROOT}/missions").replace("../plant", f"{ROOT}/hil/plant")
+    loaded = load(write(tmp_path, whole))
+    assert [check.name for check in loaded.own_checks] == ["noticed", "charge"]
+    assert load(write(tmp_path, whole.replace("seed = 7", f"seed = 7\n{drawn}") + waiver)).drawn
+    groups = dict(re.findall(r"^\| `([a-z]+)\.` \| ([a-z_, ]+) \|$", text, re.MULTILINE))
+    assert {f"{group}.{kind}" for group, kinds in groups.items() for kind in kinds.split(", ")} == set(LIBRARY)
