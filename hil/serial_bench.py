@@ -564,7 +564,7 @@ class SerialBench:
                          + (" (frames are counted anew from the restart)" if self._restarted_at_s is not None else ""))]
         beyond = [step.id for step in self._scenario.faults if step.at is None or not step.kind.startswith("sensor.")]
         if beyond or self._scenario.own_checks:
-            checks.append(Check("scenario", Verdict.INCONCLUSIVE, "this bench makes faults of sensors only, at a time, and "
+            checks.append(Check("scenario", Verdict.INCONCLUSIVE, "this bench makes timed faults of sensors only, and "
                                 "judges by checks of its own: fly it with hil run --bench serial; left out are "
                                 + ", ".join((*beyond, *(check.name for check in self._scenario.own_checks)))))
         states = [station.command(request).state for request in self._sent]
