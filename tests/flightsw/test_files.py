@@ -82,6 +82,13 @@ class Sat:
         return (self.ground.received / name).read_bytes()
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the medium: what a killed process leaves is the same."""
+    monkeypatch.setattr(OsDisk, "sync", lambda _self, _fd: None)
+    monkeypatch.setattr(OsDisk, "sync_folder", lambda _self, _folder: None)
+
+
 @pytest.fixture
 def sat(tmp_path: Path) -> Sat:
     return Sat(tmp_path, tmp_path / "sat" / "inbox")

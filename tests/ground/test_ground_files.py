@@ -21,6 +21,7 @@ from flightsw.errors import LinkError, StoreError
 from flightsw.files import FileService
 from flightsw.link.cfdp import State
 from flightsw.state import Effect, FileOrder
+from flightsw.store import OsDisk
 from ground.__main__ import main
 from ground.archive import Archive
 from ground.files import FileDesk, folder_of
@@ -107,7 +108,9 @@ class Link:
 
 
 @pytest.fixture
-def link(tmp_path: Path) -> Iterator[Link]:
+def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
+    monkeypatch.setattr(OsDisk, "sync", lambda _self, _fd: None)  # as a killed process leaves it, and quicker
+    monkeypatch.setattr(OsDisk, "sync_folder", lambda _self, _folder: None)
     made = Link(tmp_path)
     yield made
     made.desk.close()
