@@ -23,7 +23,7 @@ from flightsw import mission as mission_file
 from flightsw.board import jetson, linux, raspberry_pi
 from flightsw.board.base import Board
 from flightsw.board.linux import BoardFile, Candidate, LinuxBoard
-from flightsw.board.rig import RigBoard
+from flightsw.board.rig import BOARD_FILE, RigBoard
 from flightsw.clock import MonotonicClock
 from flightsw.compose import Parts, build, custody_of, forecaster_of, guardian_config, stack_of, start_unix_s
 from flightsw.decide import planner
@@ -147,7 +147,7 @@ def _run(options: argparse.Namespace) -> int:
         board: Board
         if options.rig_port is not None:
             rig_port = stack.enter_context(SerialPort(options.rig_port, options.rig_baud))
-            board = rig = RigBoard(rig_port, mission.compute.nodes)
+            board = rig = RigBoard(rig_port, mission.compute.nodes, _rig_devices(options, mission))
             ports.append((rig_port, rig.serve))
         else:
             board = _local_board(options, board_file, mission.compute.nodes)
@@ -281,6 +281,14 @@ def _sandbox_event(attacked: SelfTest) -> Event:
     if attacked.broken:
         return Event("sandbox_broken", (", ".join(finding.threatens for finding in attacked.broken),))
     return Event("sandbox_held", (len(attacked.findings), attacked.took_s))
+
+
+def _rig_devices(options: argparse.Namespace, mission: Mission) -> LinuxBoard | None:
+    """Drivers on the files in which a rig serves its readings, where it does."""
+    if options.rig_sysfs is None:
+        return None
+    board_file = linux.load_board_file(options.rig_sysfs / BOARD_FILE)
+    return LinuxBoard(board_file.candidates, options.rig_sysfs, mission.compute.nodes)
 
 
 def _reporter(rig: RigBoard | None, guardian: KeptGuardian, jobs: OnboardJobs,
@@ -502,6 +510,8 @@ def _parser() -> argparse.ArgumentParser:
     bench = run.add_argument_group("bench only")
     bench.add_argument("--rig-port", metavar="DEV", help="port of a simulated satellite's sensors and actuators")
     bench.add_argument("--rig-baud", type=int, default=921_600, metavar="N", help="its speed (default: %(default)s)")
+    bench.add_argument("--rig-sysfs", type=Path, metavar="DIR",
+                       help=f"read its sensors through the drivers, from files that DIR/{BOARD_FILE} names")
     bench.add_argument("--lockstep", action="store_true",
                        help="tick only when the simulated satellite says so; it brings jobs and ground line as well")
     bench.add_argument("--rate", type=_rate, default=1.0, metavar="X",

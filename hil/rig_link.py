@@ -23,6 +23,7 @@ from flightsw.board.rig import (
 from flightsw.errors import LinkError
 from flightsw.link.serial_port import ByteStream
 from flightsw.state import RawReading
+from hil.sysfs_tree import SysfsTree
 from hil.timekeeping import ClockSync, Echo, Punctuality
 
 
@@ -32,11 +33,13 @@ class PlantLink:
     `ticks` has how late the board's ticks began, `clock` what its clock is like beside ours.
     """
 
-    def __init__(self, port: ByteStream, period_s: float = 1.0, rate: float = 1.0) -> None:
+    def __init__(self, port: ByteStream, period_s: float = 1.0, rate: float = 1.0,
+                 tree: SysfsTree | None = None) -> None:
         self.ticks = Punctuality(period_s, rate)
         self.clock = ClockSync(rate)
         self.overruns = 0  # periods that the board left out, over all its starts
         self._overruns_now = 0
+        self._tree = tree  # where the readings are served as files as well
         self.actuators: Actuators | None = None
         self.heard_s = -math.inf
         self.greetings = 0  # HELLOs heard: one or more for each start of a board
@@ -85,5 +88,7 @@ class PlantLink:
 
     def send_sensors(self, t_s: float, readings: Sequence[RawReading | None]) -> None:
         """Send what the plant's sensors read at `t_s`."""
+        if self._tree is not None:
+            self._tree.write(readings)
         self._sequence += 1
         self._port.write(encode_sensors(self._sequence, t_s, readings))

@@ -54,6 +54,7 @@ from hil.channel import PtyLine
 from hil.plant.satellite import TruthSatellite
 from hil.rig_link import PlantLink
 from hil.scenario import Scenario, find, load
+from hil.sysfs_tree import SysfsTree
 from hil.timekeeping import Punctuality
 
 RIG_BAUD = 921_600
@@ -62,6 +63,7 @@ _EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "jobs"
 _BUNDLES, _CUSTOMERS = "bundles", "customers.toml"
 _FLOOR_STEP_S = 0.002  # how often the cap files are looked at once the supervisor is killed
 _LEASE_SLACK_S = 0.25  # a turn of the guardian (50 ms) and this machine's scheduling
+_SYSFS = "sys"
 _SYNC_EVERY_S = 1.0  # of this machine
 _PRIORITY = 40  # of this process in real time; the flight program's is above it
 _LOOK_S = 0.2  # how often the job processes are looked at
@@ -98,6 +100,7 @@ class Options:
     jobs: Path | None = None  # job folders; None for the flight program's own choice
     signed: bool = False  # hand each of them over as a signed bundle as well
     real_time: bool = False  # both loops under SCHED_FIFO, memory locked
+    sysfs: bool = False  # the readings as files, for the flight program's drivers
 
 
 def hand_over(jobs: Path, folder: Path) -> None:
@@ -322,7 +325,10 @@ class SerialBench:
             load = RealLoad([mode.rate / top_rate for mode in truth.compute.modes], truth.compute.nodes)
             satellite = run.true_satellite(scenario, truth, around, edges, caps, load)
             plant_port = stack.enter_context(SerialPort(rig_line.port_b, RIG_BAUD))
-            plant = PlantLink(plant_port, run.TICK_S, options.rate)
+            tree = SysfsTree(run_folder / _SYSFS, truth.compute.nodes) if options.sysfs else None
+            if tree is not None:
+                tree.write(satellite.read_sensors(0.0))
+            plant = PlantLink(plant_port, run.TICK_S, options.rate, tree)
             archive = stack.enter_context(Archive(folder / "ground.sqlite"))
             ground_port = stack.enter_context(SerialPort(line.port_b, link.baud))
             station = Station(ground_port, archive, scid=self._mission.link.spacecraft_id,
@@ -371,6 +377,7 @@ class SerialBench:
         ]
         words += ["--jobs", str(options.jobs)] if options.jobs else []
         words += ["--real-time"] if options.real_time else []
+        words += ["--rig-sysfs", str(run_folder / _SYSFS)] if options.sysfs else []
         if options.signed:
             words += ["--customers", str(self._folder / _CUSTOMERS)]
         return words + ["--always-transmit"] * (scenario.link.contact == "always")
@@ -700,6 +707,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
                         help="pack those jobs, sign them with a key made for this run, and upload them over the line")
     parser.add_argument("--real-time", action="store_true",
                         help="run both loops under SCHED_FIFO with their memory locked, as far as the machine allows")
+    parser.add_argument("--sysfs", action="store_true",
+                        help="serve the readings as sysfs files, which the flight program reads through its drivers")
     parser.add_argument("--quiet", action="store_true", help="print the verdict only, not what the ground hears")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where runs are kept (out)")
     parser.add_argument("--interactive", action="store_true",
@@ -723,7 +732,7 @@ def _serial(arguments: argparse.Namespace) -> int:
     scenario = load(find(arguments.scenario), seed=arguments.seed, duration=duration)
     folder = run.new_folder(arguments.out, scenario)
     options = Options(arguments.rate, arguments.kill_at, arguments.restart_after, arguments.interactive, arguments.jobs,
-                      arguments.signed, arguments.real_time)
+                      arguments.signed, arguments.real_time, arguments.sysfs)
     if options.signed:
         hand_over(options.jobs or _EXAMPLES, folder)
     _print_line(f"flying {scenario.id}: {scenario.duration_s:.0f} s of mission {scenario.mission.name} at "

@@ -37,6 +37,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from flightsw.board.linux import LinuxBoard
 from flightsw.dictionary.sensors import SENSORS, fitted_names
 from flightsw.errors import LinkError
 from flightsw.link.packets import crc16
@@ -44,6 +45,9 @@ from flightsw.link.serial_port import ByteStream
 from flightsw.state import NODE_COUNT_MAX, RawReading
 
 VERSION: Final = 2
+BOARD_FILE: Final = "board.toml"
+"""In a folder of files that a plant serves its readings in: which file is which sensor's, as a board file says it."""
+
 FRAME_OCTETS_MAX: Final = 1024
 
 _HEAD: Final = struct.Struct(">BB")
@@ -273,12 +277,16 @@ def decode_actuators(payload: bytes) -> Actuators:
 
 
 class RigBoard:
-    """A `Board` whose devices are on the other end of `port`; `nodes` bounds what `describe` expects."""
+    """A `Board` whose devices are on the other end of `port`; `nodes` bounds what `describe` expects.
 
-    def __init__(self, port: ByteStream, nodes: int = NODE_COUNT_MAX) -> None:
+    Where the plant serves its readings as files, `devices` reads them; the line then carries time and actuators.
+    """
+
+    def __init__(self, port: ByteStream, nodes: int = NODE_COUNT_MAX, devices: LinuxBoard | None = None) -> None:
         self.refused = ""  # why the other end's HELLO was not accepted
         self._port = port
         self._nodes = nodes
+        self._devices = devices
         self._cutter = FrameCutter()
         self._greeted_at_s = _NEVER_S
         self._heard_at_s = _NEVER_S
@@ -302,6 +310,8 @@ class RigBoard:
         """Names of the sensors that the plant says it has."""
         if not self.linked:
             return frozenset()
+        if self._devices is not None:
+            return self._devices.fitted
         return frozenset(row.name for row, reading in zip(SENSORS, self._readings, strict=True) if reading is not None)
 
     def serve(self, now_s: float) -> None:
@@ -319,7 +329,7 @@ class RigBoard:
     def read_sensors(self, now_s: float) -> Sequence[RawReading | None]:
         """See `Board`. Before the first SENSORS every sensor has failed; after the last they only grow old."""
         self.serve(now_s)
-        return self._readings
+        return self._readings if self._devices is None else self._devices.read_sensors(now_s)
 
     def set_transmitter(self, on: bool) -> None:
         """See `Board`. Goes out with the next `report`."""
@@ -336,6 +346,8 @@ class RigBoard:
         """One line for the plant and one for each sensor that it does not have."""
         if not self.linked:
             return ("rig: no plant has answered" + (f": {self.refused}" if self.refused else ""),)
+        if self._devices is not None:
+            return ("rig: the plant's readings, through this machine's drivers", *self._devices.describe())
         expected, fitted = fitted_names(self._nodes), self.fitted
         missing = [f"{name:<17} not fitted on the rig's satellite" for name in expected if name not in fitted]
         return (f"rig: {len(expected) - len(missing)} of {len(expected)} sensors are served by the plant", *missing)
