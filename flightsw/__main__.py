@@ -28,6 +28,7 @@ from flightsw.clock import MonotonicClock
 from flightsw.compose import Parts, build, custody_of, forecaster_of, guardian_config, stack_of, start_unix_s
 from flightsw.decide import planner
 from flightsw.decide.estimator import Estimator
+from flightsw.dictionary.audit import verify
 from flightsw.dictionary.sensors import SENSORS, fitted_names
 from flightsw.errors import BoardError, ConfigError, FlightError
 from flightsw.executive import (
@@ -45,6 +46,7 @@ from flightsw.facts import FactFile
 from flightsw.files import Result
 from flightsw.guardian import InProcessGuardian, ProcessGuardian
 from flightsw.jobs import author
+from flightsw.jobs.audit import AuditLog
 from flightsw.jobs.customers import load_customers
 from flightsw.jobs.intake import Intake, Receive
 from flightsw.jobs.manifest import Manifest
@@ -140,6 +142,7 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(hold(folder))
         stop = stack.enter_context(StopRequest())
+        ring = _ring(stack, options, mission)
         board_file = linux.load_board_file(options.board_file) if options.board_file else BoardFile()
         port = stack.enter_context(SerialPort(options.port, options.baud or mission.link.baud))
         ports: list[tuple[SerialPort, Callable[[float], None]]] = []
@@ -179,8 +182,7 @@ def _run(options: argparse.Namespace) -> int:
         noted_s = FactFile(folder).facts.now_s
         custody = custody_of(mission, where, bundles, regions, lambda job_id: processes.folder(job_id) / "out", folder,
                              os.urandom, noted_s)
-        ring = _ring(stack, options, mission)
-        jobs = OnboardJobs(processes, bundles, custody.at_rest)
+        jobs = OnboardJobs(processes, bundles, custody.at_rest, options.rate)
         inbox = _inbox(options, mission, folder, bundles, attacked, policy_problems, custody.receive)
         supervisor = build(mission, options.mission.read_text("utf-8"),
                            Parts(board, guardian, jobs, inbox, port,
@@ -449,6 +451,26 @@ def _link_text(mission: Mission) -> str:
     return f"link: {units}, {security}; {link.baud} baud carry {rate_octets_s:,.0f} octets of packets a second"
 
 
+def _audit(options: argparse.Namespace) -> int:
+    """Write a state folder's audit log to a file and check it."""
+    if not (options.state / "audit").is_dir():
+        raise ConfigError(str(options.state), "has no audit log")
+    with hold(options.state):
+        log = AuditLog(options.state / "audit", "", 0.0)
+        try:
+            records = log.export(options.file)
+        except OSError as error:
+            raise BoardError(f"{options.file}: {error.strerror}") from error
+        finally:
+            log.close()
+    found = verify(options.file.read_bytes().splitlines(), {})
+    for harm in found.breaks:
+        print(f"line {harm.line}: {harm.harm.value}: {harm.text}")
+    print(f"{options.file}: {records} records, " + (f"{len(found.breaks)} findings" if found.breaks
+                                                    else f"whole, head {found.head}"))
+    return EXIT_DEVICE if found.breaks else EXIT_OK
+
+
 def _check_sandbox() -> int:
     """Attack this machine's sandbox; trouble when an attack gets through."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -531,6 +553,14 @@ def _parser() -> argparse.ArgumentParser:
     sensors.add_argument("--mission", type=Path, metavar="FILE", help="expect this mission's nodes, and say what is "
                                                                       "missing for it")
     _add_board_arguments(sensors)
+
+    audit = commands.add_parser("audit", help="write out the audit log of a satellite that does not fly now",
+                                description="Write the audit log of a state folder to one file and say whether it is "
+                                            "whole. From a satellite that flies: `ground send data.audit`, then "
+                                            "`file.get audit.log`.")
+    audit.set_defaults(action=_audit)
+    audit.add_argument("state", type=Path, metavar="STATE", help="state folder, as `flightsw run --state`")
+    audit.add_argument("file", type=Path, metavar="FILE", help="where to write it")
 
     author.add_parser(commands.add_parser("job", help="make, check, pack and sign jobs for the satellite"))
     return parser

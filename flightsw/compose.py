@@ -114,7 +114,8 @@ def custody_of(mission: Mission, where: str, bundles: Mapping[str, Bundle], regi
     start_s = start_unix_s(mission, where)
     borders = BorderWatch(regions, Orbit(tle).ground_track, tle.epoch_unix_s, start_s)
     log = AuditLog(folder / "audit", mission.name, start_s + now_s)
-    return Custody(bundles, borders, Vault(folder / "vault", entropy), log, outputs_of, folder / "results")
+    return Custody(bundles, borders, Vault(folder / "vault", entropy), log, outputs_of, folder / "results",
+                   folder / "files" / "audit.log")
 
 
 def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where: str) -> Supervisor:

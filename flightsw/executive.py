@@ -34,6 +34,9 @@ PERIOD_S: Final = 1.0
 _LATE_S: Final = 0.5 * PERIOD_S
 _RESTART_EVERY_S: Final = 1.0  # of the machine; a guardian that cannot start must not keep the loop from its work
 _LAST_LEASE_S: Final = 1.0
+_HELD_FOR_S: Final = 2.0
+"""How long a killed supervisor's locks can outlive it: until a job that it was just starting has begun its program."""
+_LOOK_AGAIN_S: Final = 0.02
 _BUSY_OVER_S: Final = 1.0  # of the machine; the kernel counts processor time in steps of 10 ms
 _Handler = Callable[[int, FrameType | None], object] | int | None  # as `signal.signal` takes and returns it
 _GREET_EVERY_S: Final = 1.0  # of the machine
@@ -243,11 +246,16 @@ def hold(folder: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise BoardError(f"{path}: {error.strerror}") from error
+    give_up_s = time.monotonic() + _HELD_FOR_S
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BoardError(f"{folder} is in use by another flight program") from error
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > give_up_s:
+                    raise BoardError(f"{folder} is in use by another flight program") from error
+                time.sleep(_LOOK_AGAIN_S)
         yield
     finally:
         os.close(descriptor)

@@ -517,6 +517,10 @@ class FileOrder(NamedTuple):
     sequence: int = 0
 
 
+class ExportAudit(NamedTuple):
+    """Copy the audit log to where the ground can get files from."""
+
+
 class Pong(NamedTuple):
     """Answer an are-you-alive (PUS 17,2)."""
 
@@ -571,7 +575,8 @@ class ChangeKey(NamedTuple):
 
 Effect = (
     Arm | ChangeKey | SetMode | ReportHousekeeping | SetHousekeepingPeriod | SetParameter | ReportParameter | SubmitJob
-    | CancelJob | EraseData | FileOrder | Pong | SendReport | OrderChange | LoadSequence | StartSequence | StopSequence
+    | CancelJob | EraseData | ExportAudit | FileOrder | Pong | SendReport | OrderChange | LoadSequence | StartSequence
+    | StopSequence
 )
 """What telecommands ask for; the supervisor carries it out."""
 

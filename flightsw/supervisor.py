@@ -40,6 +40,7 @@ from flightsw.state import (
     EraseData,
     Estimate,
     Event,
+    ExportAudit,
     FileOrder,
     FileRead,
     Inputs,
@@ -243,6 +244,8 @@ class Supervisor:
                 obt_s = now_s + self._obt_offset_s
                 gone = self._custody.erase_customer(effect.customer, obt_s, "ground")
                 self._say(Event("data_erased", (effect.customer, len(gone))), obt_s)
+            elif isinstance(effect, ExportAudit) and self._custody is not None:
+                self._custody.export_log()
             elif isinstance(effect, FileOrder) and self._file_service is not None:
                 self._file_service.order(effect)
             elif isinstance(effect, ChangeKey):

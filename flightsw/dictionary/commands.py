@@ -30,6 +30,7 @@ from flightsw.state import (
     ChangeKey,
     Effect,
     EraseData,
+    ExportAudit,
     FileOrder,
     JobSpec,
     KeyStep,
@@ -468,6 +469,12 @@ def _data_erase(_context: Context, customer: str) -> tuple[Effect, ...] | Reject
 _NAMED_FILE = Arg("name", "text", "", 0, 80, "Name of the file.")
 _TRANSFER = (Arg("source", "u8", "", 0, 255, "Entity that sends: 1 the satellite, 2 the ground."),
              Arg("sequence", "u32", "", 1, 0xFFFFFFFF, "Number of the transfer there, as `ground files` shows it."))
+
+
+@telecommand("data.audit", 8, 1, function=13)
+def _data_audit(_context: Context) -> tuple[Effect, ...]:
+    """Copy the audit log to the file audit.log, to be had with file.get and checked with `ground audit verify`."""
+    return (ExportAudit(),)
 
 
 @telecommand("file.list", 8, 1, function=40)

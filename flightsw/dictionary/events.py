@@ -98,6 +98,8 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(70, "sandbox_held", _I, "Sandbox: all of {0} attacks held, in {1:.1f} s", ("u8", "f32")),
     EventRow(71, "sandbox_broken", _H, "Untrusted jobs are refused, the sandbox does not hold: {0}", ("text",)),
     EventRow(80, "audit_head", _I, "Audit log: record {0} has hash {1}", ("u32", "text")),
+    EventRow(83, "audit_exported", _I, "Audit log copied to {0}: {1} records", ("text", "u32")),
+    EventRow(84, "audit_not_exported", _M, "Audit log not copied: {0}", ("text",)),
     EventRow(81, "policy_violated", _H, "Job {0} was stopped: {1}", ("u32", "text")),
     EventRow(82, "data_erased", _M, "Data of {0} erased: {1} keys destroyed", ("text", "u32")),
     EventRow(90, "file_received", _I, "File {0} received, {1:.0f} octets", ("text", "f64")),

@@ -13,7 +13,8 @@ the log says so. Rot that costs records is said in the log as well; the ground t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -121,9 +122,33 @@ class AuditLog:
         last = self._parts[-1].last if self._parts else 0
         return closed + [line for line in self._lines if unpack_record(line).sequence > last]
 
-    def export(self, path: Path) -> None:
-        """Write the log as the ground verifies it: one file, whole or not at all."""
-        replace_file(self._disk, path, b"".join(line + b"\n" for line in self.lines()))
+    def export(self, path: Path) -> int:
+        """Write the log as the ground verifies it, one file, whole or not at all; return the number of its records."""
+        steps = self.exporting(path)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return int(end.value)
+
+    def exporting(self, path: Path) -> Generator[None, None, int]:
+        """Do what `export` does, in steps of a part each; what is logged meanwhile is in it."""
+        fresh, records, last = path.with_name(path.name + ".tmp"), 0, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb") as file:
+            while (part := next((part for part in self._parts if part.first > last), None)) is not None:
+                octets = self._disk.read(self._folder / part.name)
+                file.write(octets)
+                file.flush()
+                os.fdatasync(file.fileno())
+                records, last = records + octets.count(b"\n"), part.last
+                yield
+            rest = [line for line in self._lines if unpack_record(line).sequence > last]
+            file.write(b"".join(line + b"\n" for line in rest))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        return records + len(rest)
 
     def close(self) -> None:
         """Let go of the storage."""

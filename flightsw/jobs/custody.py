@@ -8,7 +8,7 @@ A job without a declared policy costs a look-up here, and is logged like any oth
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +34,7 @@ class Custody:
     """
 
     def __init__(self, bundles: Mapping[str, Bundle], borders: BorderWatch, vault: Vault, log: AuditLog,
-                 outputs_of: Callable[[int], Path], results: Path) -> None:
+                 outputs_of: Callable[[int], Path], results: Path, log_copy: Path | None = None) -> None:
         self._bundles = bundles
         self._followed: dict[str, Bundle] = {}
         self._borders = borders
@@ -42,6 +42,8 @@ class Custody:
         self._log = log
         self._outputs_of = outputs_of
         self.at_rest = AtRest(vault, results)
+        self._log_copy = log_copy
+        self._copying: Generator[None, None, int] | None = None
         self._stopped: dict[int, str] = {}
         self._expired_obt_s = 0.0
 
@@ -116,6 +118,24 @@ class Custody:
                 self._erase_results(kept.job_id, obt_s, actor, f"{customer}: by {actor}")
         return self._note_destroyed(self._vault.erase_customer(customer, obt_s, f"by {actor}"), obt_s, actor)
 
+    def export_log(self) -> None:
+        """Begin to copy the audit log to `log_copy`, a part a tick; `tend` tells when it is there."""
+        if self._log_copy is not None:
+            self._copying = self._log.exporting(self._log_copy)
+
+    def _go_on_copying(self) -> tuple[Event, ...]:
+        if self._copying is None or self._log_copy is None:
+            return ()
+        try:
+            next(self._copying)
+        except StopIteration as end:
+            self._copying = None
+            return (Event("audit_exported", (self._log_copy.name, int(end.value))),)
+        except OSError as error:
+            self._copying = None
+            return (Event("audit_not_exported", (error.strerror or str(error),)),)
+        return ()
+
     def tend(self, obt_s: float) -> tuple[Event, ...]:
         """Erase what has been kept for its time, once a minute; return the log's head when it is to be sent."""
         if obt_s - self._expired_obt_s >= _EXPIRE_EVERY_S:
@@ -125,7 +145,7 @@ class Custody:
                     self._erase_results(kept.job_id, obt_s, SATELLITE, f"{kept.customer}: retention expired")
             self._note_destroyed(self._vault.expire(obt_s), obt_s, SATELLITE)
         head = self._log.head_event(obt_s)
-        return () if head is None else (head,)
+        return (*self._go_on_copying(), *(() if head is None else (head,)))
 
     def downlinked(self, job_id: int, station: str, obt_s: float) -> None:
         """Log that the ground holds a job's result, received by `station`."""

@@ -102,13 +102,16 @@ class _Kind(enum.Enum):
 class OnboardJobs:
     """Runs the jobs that are placed, from `bundles`; times are the supervisor's `now_s`.
 
-    `at_rest` seals what encrypted jobs leave; without it nothing is.
+    `at_rest` seals what encrypted jobs leave; without it nothing is. A clock that runs `rate` times as fast gives a
+    process as many times the seconds that it declared.
     """
 
-    def __init__(self, processes: ProcessRunner, bundles: Mapping[str, Bundle], at_rest: AtRest | None = None) -> None:
+    def __init__(self, processes: ProcessRunner, bundles: Mapping[str, Bundle], at_rest: AtRest | None = None,
+                 rate: float = 1.0) -> None:
         self._processes = processes
         self._bundles = bundles
         self._at_rest = at_rest
+        self._rate = rate
         self._chores: dict[int, tuple[_Kind, Steps]] = {}  # one a job; one step of one of them a tick
         self._done: dict[int, _Kind] = {}
         self._leaving: dict[int, int] = {}  # by node: a job that saves itself before another may have the node
@@ -198,7 +201,7 @@ class OnboardJobs:
         if job_id in self._ended:
             self._ending.add(job_id)
         else:
-            self._processes.terminate(job_id, self._now_s, _GRACE_S)
+            self._processes.terminate(job_id, self._now_s, _GRACE_S * self._rate)
             self._ending.add(job_id)
 
     def close(self) -> None:
@@ -233,7 +236,7 @@ class OnboardJobs:
         if taker.job is None or taker.duty_frac <= 0.0:
             return False
         self._leaving[node] = job_id
-        self._processes.save(job_id, self._now_s, deadline_s / max(taker.duty_frac, _SLOWEST_FRAC))
+        self._processes.save(job_id, self._now_s, deadline_s * self._rate / max(taker.duty_frac, _SLOWEST_FRAC))
         return True
 
     def _hold(self, node: int, placement: Placement) -> int:
@@ -274,7 +277,7 @@ class OnboardJobs:
         deadline_s = running.bundle.manifest.checkpoint_deadline_s
         if deadline_s is None:
             return
-        deadline_s /= max(placement.duty_frac, _SLOWEST_FRAC)  # declared for a node of its own
+        deadline_s *= self._rate / max(placement.duty_frac, _SLOWEST_FRAC)  # declared for a node of its own
         drop_s, since_s = placement.power_drop_in_s, self._now_s - running.saved_s
         drops = drop_s is not None and drop_s <= 2.0 * deadline_s and since_s >= max(_SAVE_AGAIN_S, 2.0 * deadline_s)
         if drops or since_s >= _SAVE_EVERY_S:

@@ -14,9 +14,9 @@ from test_supervisor import Flight as Supervised
 
 from flightsw import mission
 from flightsw.compose import start_unix_s
-from flightsw.dictionary.audit import unpack_record, verify
+from flightsw.dictionary.audit import Action, unpack_record, verify
 from flightsw.errors import StoreError
-from flightsw.jobs.audit import AuditLog
+from flightsw.jobs.audit import AuditLog, Note
 from flightsw.jobs.custody import Custody
 from flightsw.jobs.ledger import Ledger
 from flightsw.jobs.manifest import DataPolicy, Manifest, load_manifest
@@ -35,7 +35,7 @@ from flightsw.jobs.policy import (
 from flightsw.jobs.vault import KeyState, Vault
 from flightsw.orbit import Orbit, parse_tle
 from flightsw.state import JobSpec, JobState, JobTransition
-from flightsw.store import Store
+from flightsw.store import Store, StoreLimits
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = load_manifest(ROOT / "examples/jobs/cloud_mask/job.toml")
@@ -157,6 +157,27 @@ def test_results_that_cannot_be_sealed_are_a_storage_failure(tmp_path: Path) -> 
     satellite.go(5, *START)
     with pytest.raises(StoreError, match="results of job 5 not kept"):
         satellite.go(5, JobState.FINISHED)
+
+
+def test_the_log_is_copied_in_steps_with_what_is_logged_meanwhile(tmp_path: Path) -> None:
+    satellite = Satellite(tmp_path)
+    copy = tmp_path / "files" / "audit.log"
+    log = AuditLog(tmp_path / "log", "test", 0.0, limits=StoreLimits(1 << 17, 6 << 17, 1 << 12))
+    custody = Custody({}, BorderWatch(BOX, track, 0.0, 0.0), satellite.vault, log, lambda _job_id: tmp_path,
+                      tmp_path / "results", copy)
+    for number in range(60):
+        log.append([Note("ground", Action.KEY_CREATED, f"job {number}.{i}", "x" * 80) for i in range(20)], 1.0)
+    said = []
+    custody.export_log()
+    for number in range(50):
+        log.append([Note("ground", Action.KEY_CREATED, f"later {number}")], 2.0)
+        said += [event for event in custody.tend(3.0 + number) if event.name != "audit_head"]
+    ((name, records),) = [event.args for event in said]
+    lines = copy.read_bytes().splitlines()
+    assert (name, records) == ("audit.log", len(lines))
+    assert verify(lines, {}).breaks == ()
+    assert 1201 < records < 1251
+    custody.close()
 
 
 def test_the_head_goes_down(tmp_path: Path) -> None:
