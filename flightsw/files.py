@@ -148,6 +148,7 @@ class FileService:
                 key = Key(order.source_id, order.sequence)
                 done = (self._entity.cancel(key) if order.verb == "cancel"
                         else self._entity.suspend(key, order.verb == "suspend"))
+                self._hold()  # what goes on may still not be for the station in sight
                 if not done:
                     self._tell("file_refused", f"transfer {key}", "not open")
         except StoreError as e:

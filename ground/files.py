@@ -38,6 +38,8 @@ _FRAME_OVERHEAD_OCTETS: Final = 52  # space packet, TC frame and security around
 _BITS_PER_OCTET_ON_LINE: Final = 10
 _RATE_OVER_S: Final = 10.0
 _TELL_EVERY_S: Final = 1.0
+_REFUSED_MAX: Final = 256
+_TRAIL_MAX: Final = 1024
 
 
 class Progress(NamedTuple):
@@ -76,6 +78,7 @@ class FileDesk:
         self._pending: bytes | None = None
         self._refused: dict[str, str] = {}  # why the satellite does not send a file
         self._trail: dict[Key, deque[tuple[float, int]]] = {}
+        self.trouble = ""  # why files are not transferred any more; empty while they are
         try:
             for path in (self._received, self._outgoing):
                 path.mkdir(parents=True, exist_ok=True)
@@ -83,19 +86,27 @@ class FileDesk:
             raise StoreError(f"files {folder}: {e.strerror}") from e
         self._store = Filestore(folder / "transfers", self._place)
         self._entity = Entity(config or Config(GROUND_ENTITY, SATELLITE_ENTITY, SEGMENT_OCTETS), self._store)
-        station.file_listener = self._entity.receive
+        station.file_listener = self._receive
         station.listen(self._hear)
 
     def close(self) -> None:
         """Save what is under way."""
-        self._entity.close()
+        if not self.trouble:
+            self._entity.close()
 
     def drop(self) -> None:
         """Let go of every file and save nothing, as a kill does."""
         self._store.close()
 
     def poll(self, now_s: float) -> None:
-        """Let time pass and send what the line takes; called after the station's own poll."""
+        """Let time pass and send what the line takes; called after the station's own poll. Never raises."""
+        if not self.trouble:
+            try:
+                self._poll(now_s)
+            except (LinkError, StoreError) as e:
+                self._fail(e)
+
+    def _poll(self, now_s: float) -> None:
         heard_s = self._station.heard_s
         in_contact = heard_s is not None and now_s - heard_s < SILENT_S
         entity = self._entity
@@ -117,6 +128,19 @@ class FileDesk:
                 with contextlib.suppress(OSError):
                     view.path.unlink()
             entity.settle(view.key)
+            self._trail.pop(view.key, None)
+
+    def _receive(self, pdu: bytes) -> None:
+        if not self.trouble:
+            try:
+                self._entity.receive(pdu)
+            except StoreError as e:
+                self._fail(e)
+
+    def _fail(self, error: LinkError | StoreError) -> None:
+        """Telemetry and commands go on without files."""
+        self.trouble = f"files are not transferred any more: {error}"
+        self._store.close()
 
     # -- what clients ask
 
@@ -139,6 +163,8 @@ class FileDesk:
 
     def follow(self, request: dict[str, Any], now_s: float) -> Follow:
         """Begin what a client asks; return what it is told. LinkError for nonsense, StoreError for a full archive."""
+        if self.trouble:
+            raise StoreError(self.trouble)
         what, name = request.get("file"), str(request.get("name", ""))
         if what == "list":
             listed = [view._asdict() for view in self.views(now_s)]
@@ -205,6 +231,8 @@ class FileDesk:
 
     def _hear(self, report: Report) -> None:
         if isinstance(report, EventReport) and report.row.name == "file_refused":
+            if len(self._refused) >= _REFUSED_MAX:
+                self._refused.clear()
             self._refused[str(report.args[0])] = str(report.args[1])
 
     def _place(self, name: str) -> Path | None:
@@ -218,7 +246,7 @@ class FileDesk:
 
     def _rate(self, view: View, now_s: float) -> float:
         """Octets of file a second over the last seconds in which somebody looked."""
-        trail = self._trail.setdefault(view.key, deque())
+        trail = self._trail.setdefault(view.key, deque(maxlen=_TRAIL_MAX))
         if not trail or trail[-1][0] < now_s:
             trail.append((now_s, view.done_octets))
         while len(trail) > 2 and now_s - trail[1][0] >= _RATE_OVER_S:

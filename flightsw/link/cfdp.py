@@ -56,6 +56,9 @@ CLOSED_MAX: Final = 128
 """How many transfers are open at most, and how many ended ones are remembered."""
 
 GAPS_MAX: Final = 4096
+LARGEST_OCTETS: Final = 1 << 40
+"""Of one file: beyond it an offset is taken for damage."""
+
 _REPLIES_MAX: Final = 64
 _CHECKPOINT_OCTETS: Final = 65_536
 _CHECKPOINT_S: Final = 10.0
@@ -467,8 +470,10 @@ class Entity:
         except LinkError:
             self._bad_pdus += 1
             return
-        own = header.source_id if header.toward_sender else header.destination_id
-        if own != self._config.entity_id or header.unacknowledged:
+        own, other = header.source_id, header.destination_id
+        if not header.toward_sender:
+            own, other = other, own
+        if own != self._config.entity_id or other == own or header.unacknowledged:
             self._foreign_pdus += 1
             return
         key = Key(header.source_id, header.sequence)
@@ -555,7 +560,8 @@ class Entity:
 
     def _take_data(self, receiver: _Receiver, pdu: FileData) -> None:
         start, end = pdu.offset, pdu.offset + len(pdu.data)
-        if receiver.size is not None and end > receiver.size:
+        size = receiver.size
+        if end > (size if size is not None else LARGEST_OCTETS if receiver.header.is_large else LARGE_FILE_OCTETS - 1):
             self._refused_pdus += 1
             return
         fresh = receiver.cover(start, end)
@@ -578,7 +584,9 @@ class Entity:
         if receiver.metadata is not None:
             return
         receiver.metadata = pdu
-        if self._store.target(pdu.destination_name) is None:
+        if pdu.size > LARGEST_OCTETS:
+            self._end_receiver(receiver, State.FAILED, Condition.SIZE_ERROR, FileStatus.DISCARDED)
+        elif self._store.target(pdu.destination_name) is None:
             self._end_receiver(receiver, State.FAILED, Condition.FILESTORE_REJECTION, FileStatus.REJECTED)
         elif pdu.checksum_type not in list(ChecksumType):
             self._end_receiver(receiver, State.FAILED, Condition.UNSUPPORTED_CHECKSUM, FileStatus.DISCARDED)
@@ -593,7 +601,7 @@ class Entity:
             self._close_if_over(receiver)
             return
         if receiver.eof is None:
-            if receiver.reach > pdu.size:
+            if not receiver.reach <= pdu.size <= LARGEST_OCTETS:
                 self._end_receiver(receiver, State.FAILED, Condition.SIZE_ERROR, FileStatus.DISCARDED)
                 return
             receiver.eof = pdu

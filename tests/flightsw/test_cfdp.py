@@ -10,6 +10,7 @@ import pytest
 from file_pair import GROUND, SATELLITE, End, Pair, content
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cfdp_pdu import messages
 
 from flightsw.errors import LinkError, StoreError
 from flightsw.link import cfdp
@@ -370,6 +371,25 @@ def test_octets_beyond_the_file_are_refused(tmp_path: Path) -> None:
     pair.ground.entity.receive(pack(Header(SATELLITE, 2, GROUND), Eof(0, 0, 10)))
     pair.ground.take_news()
     assert [(view.key.sequence, view.condition) for view in pair.ground.ended] == [(2, Condition.SIZE_ERROR)]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(messages(), st.booleans(), st.integers(1, 3)), max_size=12))
+def test_whatever_arrives_nothing_is_raised(tmp_path_factory: pytest.TempPathFactory,
+                                            received: list[tuple[tuple[Header, object], bool, int]]) -> None:
+    pair = Pair(tmp_path_factory.mktemp("pair"))
+    send(pair, 3000)
+    for (header, pdu), is_ours, sequence in received:
+        ours = header._replace(source_id=SATELLITE, destination_id=GROUND, unacknowledged=False, sequence=sequence)
+        octets = pack(ours if is_ours else header, pdu)  # type: ignore[arg-type]
+        for end in (pair.satellite, pair.ground):
+            end.entity.receive(octets)
+        pair.step()
+    pair.ground.restart()
+    pair.satellite.restart()
+    for _ in range(20):
+        pair.step(5.0)
+    assert pair.ground.entity.counters.bad_pdus == 0
 
 
 # -- order of writing

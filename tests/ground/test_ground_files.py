@@ -196,6 +196,31 @@ def test_an_upload_is_suspended_resumed_and_cancelled(link: Link, tmp_path: Path
     assert list((tmp_path / "satellite" / "files").iterdir()) == []
 
 
+def test_failed_storage_ends_transfers_and_not_the_session(link: Link, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(content(50_000))
+    link.desk.upload(tmp_path / "a", "a")
+    link.turn()
+
+    def fail(_self: OsDisk, _source: Path, _target: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(OsDisk, "rename", fail)
+    for _ in range(100):
+        link.turn()
+    link.up = False
+    for _ in range(400):  # what is under way is saved when the signal is lost
+        link.turn()
+    assert "Input/output error" in link.desk.trouble
+    packets = link.station.packets
+    link.up = True
+    for _ in range(10):
+        link.turn()
+    assert link.station.packets > packets
+    with pytest.raises(StoreError, match="not transferred any more"):
+        link.ask(file="list")
+
+
 # -- the commands
 
 
