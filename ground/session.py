@@ -81,7 +81,8 @@ class Session:
         """Return how the line does."""
         station = self.station
         bad = station.bad_frames + station.unsealed_frames + station.bad_packets + station.undecoded_packets
-        trouble = self.port.fault or station.archive_trouble or self.files.trouble or self._deaf(now_s) or _clear(station)
+        trouble = (self.port.fault or station.archive_trouble or self.files.trouble or self._deaf(now_s)
+                   or _clear(station))
         return LinkStatus(trouble, bad, station.lost_frames)
 
     def _deaf(self, now_s: float) -> str:
