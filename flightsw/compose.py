@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from flightsw.board.base import Board
+from flightsw.decide.authority import Authority
 from flightsw.decide.brain import Brain
 from flightsw.errors import ConfigError, KernelError
 from flightsw.facts import FactFile
@@ -25,7 +26,7 @@ from flightsw.jobs.ledger import Ledger
 from flightsw.jobs.onboard import Bundle
 from flightsw.jobs.policy import BorderWatch, Regions
 from flightsw.jobs.vault import Entropy, Vault
-from flightsw.link.keys import IN_FORCE, TELEMETRY, KeyRing, Rollover
+from flightsw.link.keys import IN_FORCE, TELEMETRY, KeyRing, Rollover, family_of
 from flightsw.link.sdls import CommandSeal, TelemetrySeal
 from flightsw.link.serial_port import ByteStream
 from flightsw.link.services import CommandReceiver, Reporter
@@ -154,9 +155,12 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
     for entry in ledger.entries.values():
         if entry.state is JobState.FINISHED:  # its result is noted already, unless we ended just before
             files.finished(entry.spec)
+    authority = Authority(mission.stations)
+    receiver = CommandReceiver(link.spacecraft_id, link.apid, stack, seals[0],
+                               lambda spi: authority.may_send(family_of(spi), "file.get"))
     supervisor = Supervisor(
         mission, board=parts.board, guardian=parts.guardian, runner=parts.runner, inbox=parts.inbox,
-        port=parts.port, receiver=CommandReceiver(link.spacecraft_id, link.apid, stack, seals[0]), reporting=reporting,
+        port=parts.port, receiver=receiver, reporting=reporting,
         ledger=ledger, facts=facts, brain=brain, forecaster=forecaster,
         recorder=recorder, order_book=order_book, read_upload=partial(read_upload, folder / UPLOADS),
         boot_count=boot_count, always_transmit=parts.always_transmit, duty_throttle=parts.duty_throttle,

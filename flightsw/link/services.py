@@ -10,7 +10,7 @@ the dictionary; this module decides nothing.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flightsw.dictionary import commands, events, reports, telemetry
@@ -280,8 +280,11 @@ class CommandReceiver:
 
     _BACKLOG_MAX = 256  # telecommands in sequence that wait for the next tick; then FARM-1 asks the ground to wait
 
-    def __init__(self, scid: int, apid: int, stack: Stack = STANDARD, seal: CommandSeal | None = None) -> None:
+    def __init__(self, scid: int, apid: int, stack: Stack = STANDARD, seal: CommandSeal | None = None,
+                 may_send_files: Callable[[int], bool] = lambda _spi: True) -> None:
+        """File PDUs are taken under the SPIs for which `may_send_files` holds."""
         self.seal = seal
+        self._may_send_files = may_send_files
         self.rejects = [0] * len(Reject)
         self._scid = scid
         self._apid = apid
@@ -359,6 +362,8 @@ class CommandReceiver:
         pdu = file_pdu_of(frame.data, file_apid(self._apid))
         if pdu is None:
             received.append(self._open(frame))
+        elif not self._may_send_files(frame.spi):
+            raise LinkError(f"file data under SPI {frame.spi}, whose station may not send any")
         elif len(self._file_pdus) < _FILE_PDUS_MAX:
             self._file_pdus.append(pdu)
 

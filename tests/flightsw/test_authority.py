@@ -9,11 +9,15 @@ import pytest
 from flightsw.decide.authority import Authority
 from flightsw.dictionary.commands import COMMANDS, FailureCode, Value, digest_of, pack_arguments
 from flightsw.errors import ConfigError
-from flightsw.link.keys import spi_of
+from flightsw.keyfile import End, open_ring, write_keys
+from flightsw.link.keys import family_of, make_keys, spi_of
+from flightsw.link.sdls import CommandSeal
+from flightsw.link.services import CommandReceiver, build_file_uplink
 from flightsw.mission import Station, parse
 from flightsw.state import Received
 
 MISSION = Path(__file__).resolve().parents[2] / "missions" / "iss_like.toml"
+SCID, APID = 42, 100
 MAIN, READER = spi_of(1, 0), spi_of(2, 1)
 STATIONS = (Station("Main", 0.0, 0.0, 0.0, 5.0), Station("Reader", 0.0, 0.0, 0.0, 5.0, ("ping", "hk.*", "schedule.*")))
 
@@ -68,3 +72,18 @@ def test_a_pattern_that_fits_no_telecommand_is_a_mistake() -> None:
     wrong = text.replace('name = "Weilheim"\n', 'name = "Weilheim"\nmay_send = ["ping", "reboot"]\n')
     with pytest.raises(ConfigError, match="Weilheim may_send 'reboot', which is no telecommand"):
         parse(wrong, "m")
+
+
+def test_files_come_from_stations_that_may_fetch_files(tmp_path: Path) -> None:
+    keys = make_keys(SCID, ["Main", "Reader"], (bytes((i,)) * 32 for i in range(12)))
+    path = tmp_path / "link.keys"
+    write_keys(path, keys)
+    authority = Authority(STATIONS)
+    with open_ring(path, End.BOARD, SCID) as board, open_ring(path, End.GROUND, SCID) as ground:
+        receiver = CommandReceiver(SCID, APID, seal=CommandSeal(board),
+                                   may_send_files=lambda spi: authority.may_send(family_of(spi), "file.get"))
+        for station, taken in ((1, [b"pdu"]), (2, [])):
+            octets = build_file_uplink(b"pdu", apid=APID, seq_count=0, scid=SCID, seal=CommandSeal(ground, station))
+            assert receiver.push(octets) == []
+            assert receiver.take_file_pdus() == taken
+    assert "file data under SPI 33" in receiver.last_rejection
