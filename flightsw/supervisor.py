@@ -201,7 +201,8 @@ class Supervisor:
         status = self._guardian_status
         answers = status is None or (status.health is GuardianHealth.ALIVE and status.result == 0)
         submitted = self._inbox.take(now_s, self._ledger.entries)
-        bans = () if self._custody is None else self._custody.bans(now_s)
+        correction_s = self._order_book.orders.clock_correction_s
+        bans = () if self._custody is None else self._custody.bans(now_s, correction_s)
         progress = self._runner.poll(now_s)
         self._meter.take(now_s, readings.values[_BUS_W], readings.values[self._node_w], self._runner.active())
         inputs = Inputs(now_s, readings, received, submitted, progress, answers, self._storage_works, bans,

@@ -47,8 +47,12 @@ class Custody:
         self._stopped: dict[int, str] = {}
         self._expired_obt_s = 0.0
 
-    def bans(self, now_s: float) -> tuple[BanNews, ...]:
-        """Return what decide must hear of bans this tick; called when the inbox has been looked into."""
+    def bans(self, now_s: float, correction_s: float = 0.0) -> tuple[BanNews, ...]:
+        """Return what decide must hear of bans this tick; called when the inbox has been looked into.
+
+        `correction_s` is what commands have added to on-board time.
+        """
+        self._borders.correct(correction_s)
         if self._followed != self._bundles:
             self._followed = dict(self._bundles)
             self._borders.follow({

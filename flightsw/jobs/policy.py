@@ -419,9 +419,19 @@ class BorderWatch:
         self._regions = regions
         self._track = track
         self._offset_s = obt_offset_s
+        self._correction_s = 0.0
         self._expires_s = elements_unix_s + regions.elements_age_max_s - obt_offset_s
         self._rules: dict[str, Rule] = {}
         self._known_s: dict[str, float] = {}
+
+    def correct(self, correction_s: float) -> None:
+        """Take what commands have added to on-board time; where that is news, all bans are."""
+        moved_s = correction_s - self._correction_s
+        if moved_s:
+            self._correction_s = correction_s
+            self._offset_s += moved_s
+            self._expires_s -= moved_s
+            self._known_s.clear()
 
     def follow(self, rules: Mapping[str, Rule]) -> None:
         """Take the rules of all manifests on board; what is new or changed is news again from now on."""

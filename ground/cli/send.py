@@ -104,6 +104,10 @@ def _verb_text(row: Command) -> str:
 def _argument_text(arg: Arg) -> str:
     if arg.kind == "text":
         kind = f"text, up to {arg.high:g} octets"
+    elif arg.kind == "request":
+        kind = f"{_range(arg.low, arg.high, 'octets')}, such as 'hk.period 1 5'"
+    elif arg.unit == "UTC":
+        kind = f"ISO 8601 or Unix seconds, {_range(arg.low, arg.high, arg.unit)}"
     elif arg.enum is not None:
         kind = f"{arg.kind}, {' | '.join(f'{member.name}={member:d}' for member in arg.enum)}"
     else:

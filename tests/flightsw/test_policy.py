@@ -314,6 +314,19 @@ def watch(rules: dict[str, DataPolicy], track: policy.Track = ORBIT.ground_track
     return made
 
 
+def test_when_on_board_time_moves_the_borders_move_with_it_and_are_news() -> None:
+    borders = watch({"job": POLICIES["forbidden"]})
+    (before,) = borders.news(0.0)
+    borders.correct(0.0)
+    assert borders.news(1.0)[0].from_s == before.to_s  # it has not moved
+    borders.correct(600.0)
+    fresh = BorderWatch(REGIONS, ORBIT.ground_track, ORBIT.tle.epoch_unix_s, START_S + 600.0)
+    fresh.follow({"job": Rule(POLICIES["forbidden"], 5.0)})
+    assert borders.news(2.0) == fresh.news(2.0)
+    assert [borders.unlawful("job", at_s) for at_s in range(0, 6000, 300)] == [
+        fresh.unlawful("job", at_s) for at_s in range(0, 6000, 300)]
+
+
 def test_news_comes_a_day_at_a_time_until_the_horizon_and_then_every_few_orbits() -> None:
     borders = watch({"job": POLICIES["forbidden"], "free": DataPolicy()})
     pieces = [piece for tick in range(30) for piece in borders.news(float(tick))]

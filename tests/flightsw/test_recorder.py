@@ -20,6 +20,7 @@ from flightsw.state import (
     BanNews,
     Decision,
     Event,
+    FileRead,
     Inputs,
     JobProgress,
     JobSpec,
@@ -63,6 +64,8 @@ def busy(now_s: float) -> Inputs:
         (SPEC, dataclasses.replace(SPEC, job_id=8, pause=Pause.NONE)),
         (JobProgress(7, 30.25, False, False, ""), JobProgress(8, 60.5, True, True, "exit 0")),
         False,
+        noticed=(Event("tick_overrun", (0.5, 1)),),
+        files=(FileRead("evening", "sequence 1\n0 ping\n", ""), FileRead("b", "", "no such file")),
     )
 
 
@@ -88,9 +91,10 @@ ANY_READINGS = st.lists(
     min_size=COUNT, max_size=COUNT,
 )
 ANY_INPUTS = st.builds(
-    lambda now_s, rows, received, submitted, progress, answers, bans: Inputs(
+    lambda now_s, rows, received, submitted, progress, answers, bans, noticed, files: Inputs(
         now_s, Readings(now_s, *(tuple(column) for column in zip(*rows, strict=True))),
         tuple(received), tuple(submitted), tuple(progress), answers, bans=tuple(bans),
+        noticed=tuple(noticed), files=tuple(files),
     ),
     FINITE, ANY_READINGS,
     st.lists(st.builds(Received, UINT32, st.integers(0, 255), st.integers(0, 255), st.binary(max_size=40)),
@@ -100,6 +104,8 @@ ANY_INPUTS = st.builds(
     st.booleans(),
     st.lists(st.builds(BanNews, TEXT, FINITE, FINITE, st.lists(st.builds(Ban, FINITE, FINITE, TEXT), max_size=2)
                        .map(tuple)), max_size=2),
+    st.lists(st.builds(Event, TEXT, st.lists(FINITE | TEXT, max_size=3).map(tuple)), max_size=2),
+    st.lists(st.builds(FileRead, TEXT, TEXT, TEXT), max_size=2),
 )
 
 
