@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills forge files metering realtime emulated-image emulated campaign selftest channels governor-search fuzz archive-year docs build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills forge files metering hostile policy-day realtime emulated-image emulated campaign selftest channels governor-search fuzz archive-year docs build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,6 +37,12 @@ files: $(READY) ## send 1 MiB both ways over the emulated line: rates, bit error
 
 forge: $(READY) ## attack the sealed uplink with 1,000,000 frames; none is accepted, no state moves
 	@$(BIN)/python tests/flightsw/forge_frames.py 1000000
+
+hostile: $(READY) ## fly beside the hostile jobs for three minutes in real time; no tick may be a period late
+	@$(BIN)/python -m pytest -m long -s tests/flightsw/test_hostile_ticks.py
+
+policy-day: $(READY) ## hold jobs and downlinks to data rules along a full day's ground track
+	@$(BIN)/python -m pytest -m long tests/flightsw/test_custody.py
 
 metering: $(READY) ## hold a mission day's bill against the true satellite: 3 % in all, 10 % for each job
 	@$(BIN)/python tests/hil/metering_day.py

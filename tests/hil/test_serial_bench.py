@@ -67,14 +67,15 @@ def processes_in(folder: Path) -> list[str]:
 
 
 def test_telemetry_commands_and_a_throttled_job_end_to_end(tmp_path, capsys):
-    scenario = scenario_file(tmp_path, 220, **{
+    scenario = scenario_file(tmp_path, 2800, **{
         "ping": 8, "mode__STANDBY": 12, "param.set__payload_max_w__18": 14, "mode__COMPUTE": 16,
         "job.submit__11__telemetry_pack__30__0.95__3__3000__STOP_CONTINUE": 20})
     out = tmp_path / "out"
-    code = main(["serial", str(scenario), "--rate", "10", "--out", str(out), "--jobs", str(small_jobs(tmp_path, 6))])
+    code = main(["serial", str(scenario), "--rate", "10", "--out", str(out), "--jobs", str(small_jobs(tmp_path, 6)),
+                 "--until-done", "--check-results"])
     said = capsys.readouterr().out
     assert verdicts(out / "latest", code) == dict.fromkeys(
-        ("telemetry", "telecommands", "jobs", "orderly end"), "PASS"), said
+        ("telemetry", "telecommands", "jobs", "results", "orderly end"), "PASS"), said
     run = json.loads((out / "latest" / "run.json").read_text())
     assert {"power", "thermal", "nodes_a", "health"} <= run["structures_received"].keys()
     assert run["telecommands_sent"] == 5
@@ -91,12 +92,12 @@ def test_telemetry_commands_and_a_throttled_job_end_to_end(tmp_path, capsys):
 
 
 def test_killing_the_supervisor_drops_the_caps_within_the_lease_and_loses_no_job(tmp_path, capsys):
-    scenario = scenario_file(tmp_path, 230, **{
+    scenario = scenario_file(tmp_path, 2800, **{
         "mode__STANDBY": 6, "mode__COMPUTE": 10,
         "job.submit__11__telemetry_pack__30__0.95__3__3000__STOP_CONTINUE": 14})
     out = tmp_path / "out"
     code = main(["serial", str(scenario), "--rate", "8", "--out", str(out), "--jobs", str(small_jobs(tmp_path, 24)),
-                 "--kill-supervisor-at", "30", "--restart-after", "30"])
+                 "--kill-supervisor-at", "30", "--restart-after", "30", "--until-done"])
     said = capsys.readouterr().out
     assert verdicts(out / "latest", code) == dict.fromkeys(
         ("telemetry", "telecommands", "jobs", "caps after kill", "jobs after kill", "jobs after restart",
