@@ -73,11 +73,13 @@ class PowerPart:
 class FlasherPart:
     """What puts software, mission and keys on the board and clears its state.
 
-    `{files}` in a word is the folder with `mission.toml` and the keys of the run.
+    `{files}` in a word is the folder with `mission.toml`, `flight.env` and the keys of the run. `when` the board is off
+    (a card that is switched over) or on (a network login).
     """
 
     driver: str = text(_DRIVER, "none, manual, command or labgrid", "none")
     command: tuple[str, ...] = text(*_WORDS, ())
+    when: str = text("off|on", "off or on", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,10 +357,15 @@ def board(path: Path, scenario: Scenario, folder: Path, ask: Ask = ask_human) ->
         strategy.off()
         if rig.leave == "off":
             stack.callback(strategy.off)
-        strategy.flash(_files(scenario, folder))
         if rig.console is not None:
             stack.enter_context(_keep_console(rig.console, folder / "console.log"))
-        strategy.on()
+        files = _files(scenario, folder)
+        if rig.flasher.when == "off":
+            strategy.flash(files)
+            strategy.on()
+        else:
+            strategy.on()
+            strategy.flash(files)
         strategy.wait_for_port()
         port = stack.enter_context(SerialPort(rig.line.port, rig.line.baud, 2 * FRAME_OCTETS_MAX))
         strategy.start()
@@ -376,6 +383,8 @@ def _files(scenario: Scenario, folder: Path) -> Path:
     mission_file(scenario, files)
     for path in link_keys.board_files(scenario, folder):
         shutil.copy(path, files)
+    always = "--always-transmit" if scenario.link.contact == "always" else ""
+    (files / "flight.env").write_text(f"FLIGHTSW_OPTIONS={always}\n")
     return files
 
 

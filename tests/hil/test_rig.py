@@ -4,6 +4,7 @@ The board here is the flight program as a process behind a pseudo-terminal; its 
 and kills it, so every step of the strategy has its effect.
 """
 
+import functools
 import importlib.util
 import select
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from flightsw.errors import BoardError, ConfigError
 from flightsw.link.serial_port import SerialPort
-from hil import benches, rig
+from hil import benches, rig, run
 from hil.__main__ import main
 from hil.channel import PtyLine
 from hil.scenario import find, load
@@ -75,15 +76,23 @@ def bench(tmp_path):
             rig.HostShell().run([sys.executable, str(tmp_path / "switch.py"), "off"])
 
 
-def test_a_board_is_switched_flashed_flown_and_left_off_with_the_same_command_log(bench, tmp_path, capsys):
-    words = ["run", "short_iss", "--duration", "120 s", "--out", str(tmp_path / "out")]
-    assert main([*words, "--bench", "board", "--rig", str(bench)]) == 0
-    on_board = (tmp_path / "out" / "latest" / benches.COMMANDS).read_bytes()
+def test_a_board_is_switched_flashed_flown_and_left_off_with_the_same_command_log(bench, tmp_path):
+    scenario, logs = load(find("short_iss"), duration="60 s"), []
+    for number, where in enumerate((functools.partial(rig.board, bench), benches.sil_framed)):
+        folder = tmp_path / f"run{number}"
+        folder.mkdir()
+        with where(scenario, folder) as connect:
+            run.fly(scenario, folder, connect=connect)
+        logs.append((folder / benches.COMMANDS).read_bytes())
     assert (tmp_path / "done").read_text().split() == ["off", "flash", "on", "off"]
     assert not (tmp_path / "pid").exists()
-    assert main([*words, "--bench", "sil-framed"]) == 0
-    assert (tmp_path / "out" / "latest" / benches.COMMANDS).read_bytes() == on_board
-    assert len(on_board) == 4 * 120
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 4 * 60
+
+
+def test_the_board_bench_needs_a_rig(capsys):
+    assert main(["run", "short_iss", "--bench", "board"]) == 2
+    assert "needs --rig" in capsys.readouterr().err
 
 
 def test_a_board_that_goes_on_speaking_is_not_off(bench, tmp_path):
@@ -214,3 +223,15 @@ def test_without_labgrid_the_rig_says_so(tmp_path):
     path.write_text(GRID)
     with pytest.raises(ConfigError, match="needs labgrid, which is not installed"):
         rig.Strategy(rig.load_rig(path), tmp_path)
+
+
+def test_the_raspberry_pis_rig_file_is_a_rig():
+    described = rig.load_rig(Path(rig.__file__).parents[1] / "boards" / "raspberry_pi" / "rig.toml")
+    assert (described.line.baud, described.flasher.when, described.leave) == (921_600, "on", "off")
+
+
+def test_a_board_that_is_flashed_over_the_network_is_switched_on_first(bench, tmp_path):
+    bench.write_text(bench.read_text().replace("[limits]", 'when = "on"\n[limits]'))
+    with rig.board(bench, load(find("short_iss"), duration="60 s"), tmp_path):
+        assert (tmp_path / "done").read_text().split() == ["off", "on", "flash"]
+    assert (tmp_path / "files" / "flight.env").read_text() == "FLIGHTSW_OPTIONS=--always-transmit\n"
