@@ -191,6 +191,13 @@ class KeyRing:
         association.used = counter
         return counter
 
+    def follow(self, association: Association, counter: int) -> None:
+        """Remember an accepted counter that is also kept elsewhere: in memory, and on the medium now and then."""
+        association.used = counter
+        if counter - association.mark >= RESERVE:
+            association.mark = counter
+            self._write()
+
     def raise_to(self, spi: int, counter: int) -> None:
         """Go on above `counter`, which the other end said is used up; never goes back."""
         association = self._by_spi.get(spi)
@@ -198,23 +205,28 @@ class KeyRing:
             self.commit(association, counter)
 
     def put_on_trial(self, spi: int) -> None:
-        """Take a key into force beside the active one, durably; an SPI that there is not is passed over."""
-        self._change({spi: SlotState.TRIAL})
+        """Take a key into force beside the active one, durably; nothing where it was in force before."""
+        if self._is(spi, SlotState.PRE_ACTIVE):
+            self._change({spi: SlotState.TRIAL})
 
     def take_back(self, spi: int) -> None:
-        """Take a key out of force that was not confirmed, durably."""
-        self._change({spi: SlotState.PRE_ACTIVE})
+        """Take a key out of force that was not confirmed, durably; nothing where it is not on trial."""
+        if self._is(spi, SlotState.TRIAL):
+            self._change({spi: SlotState.PRE_ACTIVE})
 
     def activate(self, spi: int) -> None:
-        """Make a key its sender's only one in force, durably; those before it are retired for good."""
-        self._change({one.spi: SlotState.RETIRED for one in self.family(family_of(spi)) if one.state in IN_FORCE}
-                     | {spi: SlotState.ACTIVE})
+        """Make a key its sender's only one in force, durably, and retire those before it for good."""
+        if self._is(spi, SlotState.TRIAL, SlotState.PRE_ACTIVE):
+            self._change({one.spi: SlotState.RETIRED for one in self.family(family_of(spi)) if one.state in IN_FORCE}
+                         | {spi: SlotState.ACTIVE})
+
+    def _is(self, spi: int, *states: SlotState) -> bool:
+        association = self._by_spi.get(spi)
+        return association is not None and association.state in states
 
     def _change(self, states: dict[int, SlotState]) -> None:
         for spi, state in states.items():
-            association = self._by_spi.get(spi)
-            if association is not None and association.state is not SlotState.RETIRED:
-                association.state = state
+            self._by_spi[spi].state = state
         self._write()
 
     def close(self) -> None:

@@ -167,5 +167,5 @@ class TelemetrySeal(_Seal):
         return header + data + ocf
 
     def _commit(self, association: Association, counter: int) -> None:
-        """Keep it in memory: the station writes it down with the packets that the frame brought, both or neither."""
-        association.used = counter
+        """Follow it: the station writes it down with the packets that the frame brought, both or neither."""
+        self.ring.follow(association, counter)

@@ -378,7 +378,10 @@ def test_a_key_rolls_over_and_back() -> None:
     assert board.take(ChangeKey(KeyStep.CONFIRM, 1, 18), 102.0, 60.0).name == "key_active"
     pair.ground.take_back(18)
     assert pair.refusal(pair.send()) is Reject.SPI  # the old one is retired for good
-    pair.board.put_on_trial(17)
+    for change in (pair.board.put_on_trial, pair.board.activate, pair.board.take_back):
+        change(17)  # as an old report of it, played again, would have it
+        change(999)
+    assert pair.board.in_force(1) is pair.board.find(18)
     retired = pair.board.find(17)
     assert retired is not None
     assert retired.state is SlotState.RETIRED
@@ -389,6 +392,20 @@ def test_a_key_rolls_over_and_back() -> None:
     assert board.take(ChangeKey(KeyStep.ROLL, 0), 0.0, 60.0).args == (2, 60.0)
     assert board.take(ChangeKey(KeyStep.CONFIRM, 0, spi_of(1, 3)), 0.0, 60.0).args == (2,)  # by any station
     assert pair.telemetry.seal(bytes(20))[6:8] == b"\x00\x02"
+
+
+def test_telemetry_recorded_long_ago_is_refused_by_a_ground_that_has_lost_its_archive() -> None:
+    pair = Pair()
+    ground = TelemetrySeal(pair.ground, encrypt=False)
+    recorded = [pair.telemetry.seal(bytes(20)) for _ in range(3 * RESERVE)]
+    for frame in recorded:
+        ground.unseal(frame)
+    pair.restart_ground()
+    ground = TelemetrySeal(pair.ground, encrypt=False)
+    for frame in recorded[:2 * RESERVE]:
+        with pytest.raises(RejectedFrameError, match="is used up"):
+            ground.unseal(frame)
+    assert ground.unseal(pair.telemetry.seal(bytes(20))) == bytes(20)
 
 
 def test_security_report_returns() -> None:
