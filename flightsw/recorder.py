@@ -98,7 +98,8 @@ class Recorder:
         if (inputs.received or inputs.submitted or inputs.progress or inputs.bans or inputs.noticed
                 or inputs.files):
             variable = json.dumps([
-                [[r.request_id, r.service, r.subservice, r.data.hex(), r.spi] for r in inputs.received],
+                [[r.request_id, r.service, r.subservice, r.data.hex(), *filter(None, (r.spi,))]
+                 for r in inputs.received],
                 [_spec_to_json(spec) for spec in inputs.submitted],
                 inputs.progress,
                 inputs.bans,
@@ -210,7 +211,7 @@ def _variable_part(octets: bytes) -> _Variable:
     received, submitted, progress, bans, *newer = json.loads(octets)
     noticed, files = newer or ((), ())  # older recordings end with the bans
     return _Variable(
-        tuple(Received(number, service, subservice, bytes.fromhex(data), *spi)  # older recordings have no SPI
+        tuple(Received(number, service, subservice, bytes.fromhex(data), *spi)  # none where it was in clear
               for number, service, subservice, data, *spi in received),
         tuple(_spec_from_json(spec) for spec in submitted),
         tuple(JobProgress(*fields) for fields in progress),

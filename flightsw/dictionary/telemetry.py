@@ -127,6 +127,13 @@ HOUSEKEEPING: tuple[Housekeeping, ...] = (
         Point("guardian_flags", "u8", "", "0 when the guardian answers and holds a live lease."),
         Point("shed_count", "u32", "", "Times that everything was shed."),
     )),
+    Housekeeping(10, "accounts", 60.0, (
+        Point("energy_due_wh", "f32", "Wh", "Of it, to be used before the next sunrise."),
+        Point("energy_room_wh", "f32", "Wh", "Energy that new promises may still use before then."),
+        Point("heat_room_wh", "f32", "Wh", "Heat that new promises may still make before then."),
+        Point("energy_used_wh", "f32", "Wh", "Energy that settled jobs used, since the last start."),
+        Point("energy_overdraft_wh", "f32", "Wh", "Of it, used beyond what was reserved."),
+    )),
     Housekeeping(11, "uplink", 60.0, (
         Point("reject_fecf", "u32", "", "Uplink frames refused since the last start: length or error control."),
         Point("reject_scid", "u32", "", "The same: another spacecraft's."),
@@ -141,13 +148,6 @@ HOUSEKEEPING: tuple[Housekeeping, ...] = (
         Point("uplink_counter", "f64", "", "Its counter; none up to it is taken again."),
         Point("uplink_expected", "u8", "", "Number of the frame that COP-1 expects next."),
         Point("uplink_locked", "u8", "", "1 while COP-1 takes no frame in sequence until it is unlocked."),
-    )),
-    Housekeeping(10, "accounts", 60.0, (
-        Point("energy_due_wh", "f32", "Wh", "Of it, to be used before the next sunrise."),
-        Point("energy_room_wh", "f32", "Wh", "Energy that new promises may still use before then."),
-        Point("heat_room_wh", "f32", "Wh", "Heat that new promises may still make before then."),
-        Point("energy_used_wh", "f32", "Wh", "Energy that settled jobs used, since the last start."),
-        Point("energy_overdraft_wh", "f32", "Wh", "Of it, used beyond what was reserved."),
     )),
     Housekeeping(8, "ahead", 60.0, (
         Point("plan_limit", "u8", "", "Limit crossed first under the plan, worst case.", enum=Limit),

@@ -214,7 +214,7 @@ def test_head_that_is_none_is_refused(tmp_path: Path, head: bytes) -> None:
 def test_tick_whose_variable_part_is_none_is_refused(tmp_path: Path) -> None:
     record(tmp_path / "r", [busy(1.0)])
     plain = zlib.decompress((tmp_path / "r").read_bytes()[8:])
-    for before, after in ((b'"exit 0"', b'"exit 0\xff'), (b"[[[409", b'"""409'), (b',"00ff",0]', b',"00fg",0]')):
+    for before, after in ((b'"exit 0"', b'"exit 0\xff'), (b"[[[409", b'"""409'), (b',"00ff"]', b',"00fg"]')):
         assert plain.count(before) == 1
         with pytest.raises(StoreError, match=r"damaged in the tick at 1\.0 s"):
             read(damaged(tmp_path / "damaged", plain.replace(before, after)))
