@@ -32,6 +32,9 @@ SEGMENT_OCTETS: Final = 960  # the largest that fits a sealed TC frame with all 
 SILENT_S: Final = 25.0
 """Without a frame for so long the signal is taken as lost: housekeeping comes every 10 s."""
 
+WAITING: Final = "waiting for signal"
+"""State of a transfer that goes on when the satellite is heard again."""
+
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
 _BURST_S: Final = 0.25
 _FRAME_OVERHEAD_OCTETS: Final = 52  # space packet, TC frame and security around a PDU
@@ -76,6 +79,7 @@ class FileDesk:
         self._credit_octets = 0.0
         self._credited_s = 0.0
         self._pending: bytes | None = None
+        self._in_contact = False
         self._refused: dict[str, str] = {}  # why the satellite does not send a file
         self._trail: dict[Key, deque[tuple[float, int]]] = {}
         self.trouble = ""  # why files are not transferred any more; empty while they are
@@ -108,7 +112,7 @@ class FileDesk:
 
     def _poll(self, now_s: float) -> None:
         heard_s = self._station.heard_s
-        in_contact = heard_s is not None and now_s - heard_s < SILENT_S
+        self._in_contact = in_contact = heard_s is not None and now_s - heard_s < SILENT_S
         entity = self._entity
         entity.advance(now_s, in_contact)
         earned = (now_s - self._credited_s) * self._octets_per_s
@@ -240,8 +244,9 @@ class FileDesk:
 
     def _progress(self, view: View, now_s: float) -> Progress:
         path = str(view.path) if view.state is State.DELIVERED and not view.is_sent else ""
+        state = WAITING if view.state is State.ACTIVE and not self._in_contact else view.state.value
         return Progress(str(view.key), "up" if view.is_sent else "down", view.name, view.size, view.done_octets,
-                        0.0 if view.state.is_final else self._rate(view, now_s), view.state.value,
+                        0.0 if view.state.is_final else self._rate(view, now_s), state,
                         view.condition.name.lower(), path)
 
     def _rate(self, view: View, now_s: float) -> float:

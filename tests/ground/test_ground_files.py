@@ -24,7 +24,7 @@ from flightsw.state import Effect, FileOrder
 from flightsw.store import OsDisk
 from ground.__main__ import main
 from ground.archive import Archive
-from ground.files import FileDesk, folder_of
+from ground.files import WAITING, FileDesk, folder_of
 from ground.station import Station
 
 EPOCH_S = 1_800_000_000.0
@@ -150,7 +150,7 @@ def test_transfers_outlive_the_watcher_and_silence(link: Link, tmp_path: Path) -
     sent = link.desk.views(link.now_s)[0].done
     for _ in range(400):
         link.turn()
-    assert link.desk.views(link.now_s)[0].done == sent  # nothing is said while nothing is heard
+    assert link.desk.views(link.now_s)[0][4:7] == (sent, 0.0, WAITING)  # nothing is said while nothing is heard
     link.restart()
     link.up = True
     link.until(lambda: link.desk.views(link.now_s)[0].state == "delivered")
