@@ -48,6 +48,7 @@ class CgroupTree:
         """Use the folder `root`; `disk` is the `major:minor` of the device that `io_octets_s` is about."""
         self.root = root
         self._disk = disk
+        self.limits_disk = bool(disk)
         self._dying: set[Path] = set()  # of ended jobs, while the kernel still counts a process in them
         self.controllers: frozenset[str] = frozenset(_words(root / "cgroup.subtree_control")) & set(CONTROLLERS)
 
@@ -82,7 +83,7 @@ class CgroupTree:
         if limits.cores:
             settings.append(("cpu", "cpu.max", f"{int(limits.cores * _CPU_PERIOD_US)} {_CPU_PERIOD_US}"))
         if limits.io_octets_s and self._disk:
-            settings.append(("io", "io.max", f"{self._disk} wbps={limits.io_octets_s}"))
+            settings.append(("io", "io.max", f"{self._disk} rbps={limits.io_octets_s} wbps={limits.io_octets_s}"))
         self._sweep()
         try:
             path = self._fresh(f"job-{job_id:010d}")
@@ -190,10 +191,26 @@ def open_tree(
         root.mkdir(exist_ok=True)
         _hand_down(root)
         (root / "probe").mkdir(exist_ok=True)
+        disk = disk if _takes_io_limit(root / "probe", disk) else ""
         (root / "probe").rmdir()
     except OSError as e:
         return None, f"cgroup {here} is not delegated to us: {e.strerror}"
     return CgroupTree(root, disk), ""
+
+
+def _takes_io_limit(probe: Path, disk: str) -> bool:
+    """Whether the kernel can limit this disk: one without a request queue of its own (loop, overlay) it cannot."""
+    try:
+        fd = os.open(probe / "io.max", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.write(fd, f"{disk} rbps=max wbps=max".encode())
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return bool(disk)
 
 
 def _is_delegated(folder: Path) -> bool:

@@ -30,6 +30,7 @@ import contextlib
 import enum
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -47,11 +48,14 @@ from flightsw.jobs.sandbox import BARE, PROCESSES_MAX, Sandbox
 from flightsw.state import Pause
 
 LOG_OCTETS_MAX: Final = 262_144
+IO_OCTETS_S_MAX: Final = 20 << 20
+"""What one job may read, and write, of the disk in a second: it must not keep the journal's syncs waiting."""
 
 _MB: Final = 1 << 20
 _PIPE_OCTETS: Final = 65_536
 _HASH_OCTETS_A_POLL: Final = 4 * _MB  # about 10 ms on a small board
 _CORES_MAX: Final = 8
+_BESIDE_CORES: Final = 0.1  # of measured use that is no core of its own
 _SANDBOX_PROCESSES: Final = 3  # in its session, and not its own
 _DEADLINE_MAX_S: Final = 2_592_000.0  # of a job that names an instant
 _MEASURE_EVERY_S: Final = 1.0
@@ -259,7 +263,9 @@ class ProcessRunner:
         user, resumes = _prepare(folder, manifest, bundle, self._sandbox)
         cgroup = None
         if self._sandbox.cgroups is not None:
-            cgroup = self._sandbox.cgroups.make(job_id, Limits(memory_octets, PROCESSES_MAX, 0.0))
+            measured = 1.0 if manifest.profile is None else manifest.profile.activity_frac
+            cores = min(max(1, math.ceil(measured - _BESIDE_CORES)), _CORES_MAX)
+            cgroup = self._sandbox.cgroups.make(job_id, Limits(memory_octets, PROCESSES_MAX, cores, IO_OCTETS_S_MAX))
         order = self._sandbox.order(
             folder, memory_octets, disk_octets, int(manifest.deadline_s or _DEADLINE_MAX_S) * _CORES_MAX, user,
             cgroup.entry if cgroup else "", disk_octets if resumes else 0,

@@ -146,8 +146,10 @@ def probe(run_folder: Path, interpreter: Path) -> Sandbox:
     cgroups, why = open_tree(f"flightsw-{facts.st_dev:x}-{facts.st_ino:x}", disk=_disk_of(run_folder))
     absent = [why] if why else []
     if cgroups is not None:
-        lacking = sorted({"cpu", "memory", "pids"} - cgroups.controllers)
+        lacking = sorted({"cpu", "io", "memory", "pids"} - cgroups.controllers)
         absent += [f"cgroup v2 has no {', '.join(lacking)} controller to give"] if lacking else []
+        if "io" in cgroups.controllers and not cgroups.limits_disk:
+            absent.append(f"the kernel cannot limit the disk under {run_folder}")
     filtered = filter_program(os.uname().machine) if _kernel_filters() else b""
     if not filtered:
         absent.append(f"no seccomp filter for {os.uname().machine}" if _kernel_filters() else "kernel without seccomp")
@@ -193,14 +195,15 @@ def _limits(sandbox: Sandbox) -> Iterator[tuple[bool, str, str]]:
         yield False, "", f"memory: private /tmp and /dev/shm, up to {most_mb} MB each, come on top"
     yield True, "disk: each file, and all outputs together, up to needs.disk_mb (RLIMIT_FSIZE)", ""
     yield (False, "", "disk: sum of files between two polls; a poll that finds more than needs.disk_mb ends the job")
-    yield "io" in controllers, "disk: bandwidth (io.max)", "disk bandwidth"
+    limits_disk = "io" in controllers and sandbox.cgroups is not None and sandbox.cgroups.limits_disk
+    yield limits_disk, "disk: bandwidth (io.max)", "disk bandwidth"
     yield True, "log: the first octets of output are kept; a flood slows the job, nothing else", ""
     yield True, "files: 256 open files; no core dumps; standard input empty; environment made anew", ""
     yield True, "privileges: none are gained by exec (no_new_privs); runs behind the supervisor (nice 10)", ""
     yield True, "end: its process dies with the supervisor (PDEATHSIG); its process group dies with it", ""
     yield ("pids" in controllers or sandbox.counts_processes, f"processes: {PROCESSES_MAX} with their threads",
            "number of processes: a fork bomb is not stopped (RLIMIT_NPROC counts a user, not a job)")
-    yield ("cpu" in controllers, "processor: share and weight (cpu.weight)",
+    yield ("cpu" in controllers, "processor: the cores that it was measured with (cpu.max), behind others (cpu.weight)",
            "processor time and number of cores, other than by the guardian stopping the process group")
     yield walled or filtered, "network: none (network namespace, no sockets)", "network"
     yield (walled or bool(sandbox.landlock), "files: only its own folder is written; what others own is not seen",

@@ -11,6 +11,7 @@ import pytest
 
 from flightsw.errors import JobError
 from flightsw.jobs.cgroup import Cgroup, CgroupTree, CgroupUsage, Limits, open_tree
+from flightsw.jobs.sandbox import Sandbox, limits_enforced, limits_not_enforced
 
 
 def hierarchy(tmp_path: Path, own: str, controllers: str = "cpuset cpu io memory pids") -> tuple[Path, Path]:
@@ -77,7 +78,7 @@ def test_limits_go_to_the_controllers_that_are_there(tmp_path: Path) -> None:
     cgroup = tree.make(7, Limits(64 << 20, 32, 1.5, 1 << 20))
     assert cgroup.path == made
     wanted = {"memory.max": "67108864", "memory.oom.group": "1", "cpu.weight": "10", "cpu.max": "150000 100000",
-              "io.max": "8:0 wbps=1048576"}
+              "io.max": "8:0 rbps=1048576 wbps=1048576"}
     assert {path.name: path.read_text() for path in made.iterdir()} == wanted
     # These folders hold files that a real one is removed with: like one whose last process has not died yet.
     assert tree.make(7, Limits(1, 1, 0.0)).path == tmp_path / "job-0000000007.1"
@@ -85,6 +86,20 @@ def test_limits_go_to_the_controllers_that_are_there(tmp_path: Path) -> None:
         tree.make(7, Limits(1, 1, 0.0))
     with pytest.raises(JobError, match=r"job 7: cgroup .*busy"):
         tree.make(7, Limits(1, 1, 0.0))
+
+
+def test_a_disk_that_cannot_be_limited_is_said_and_keeps_no_job_from_starting(tmp_path: Path) -> None:
+    _, proc = hierarchy(tmp_path, "/")
+    tree, _ = open_tree("ours", proc, disk="8:0")
+    assert tree is not None
+    assert not tree.limits_disk, "these folders have no io.max, as a disk without a queue has none"
+    tree.root.mkdir(exist_ok=True)
+    (tree.root / "cgroup.subtree_control").write_text("io cpu")
+    again = CgroupTree(tree.root)
+    assert [path.name for path in again.make(1, Limits(1, 1, 1.0, 1 << 20)).path.iterdir()] == ["cpu.weight", "cpu.max"]
+    named = Sandbox(cgroups=again)
+    assert "disk bandwidth" in limits_not_enforced(named)
+    assert "disk: bandwidth (io.max)" in limits_enforced(Sandbox(cgroups=CgroupTree(tree.root, "8:0")))
 
 
 def test_counters_are_read_and_absent_ones_are_no_number(tmp_path: Path) -> None:
