@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills forge files metering hostile policy-day realtime emulated-image emulated campaign selftest channels governor-search fuzz archive-year docs build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills forge files metering hostile policy-day realtime emulated-image emulated campaign selftest channels governor-search fuzz archive-year compression docs build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ archive-year: $(READY) ## a year of 1 Hz housekeeping (60 parameters) into out/y
 fuzz: $(READY) ## 100,000,000 executions: parsers and codecs in C under sanitizers, those in Python with mutated octets
 	@$(BIN)/python -m c_kernels.fuzz 90000000
 	@$(BIN)/python tests/flightsw/parser_fuzz.py 10000000
+
+compression: $(READY) ## what compressing housekeeping is worth, on the archive of the latest run
+	@$(BIN)/python tests/bench/compression_day.py out/latest/ground.sqlite
 
 docs: $(READY) ## write docs/dictionary.md out of the dictionary
 	@$(BIN)/ground dictionary --markdown docs/dictionary.md

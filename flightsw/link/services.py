@@ -38,6 +38,8 @@ STAGE_ACCEPTED, STAGE_NOT_ACCEPTED, STAGE_STARTED, STAGE_STEP, STAGE_COMPLETED, 
 
 HOUSEKEEPING_REPORT, COMPRESSED_REPORT = 25, 130
 """Subservices of service 3: a structure as it is, and compressed (mission-specific; `compress.SeriesCompressor`)."""
+_COMPRESSED = frozenset(row.sid for row in telemetry.HOUSEKEEPING if 0.0 < row.period_s <= 60.0)
+"""Structures that are worth it: curves that are new each time would come out twice as long."""
 
 _ACK_ALL = 0b1001  # acceptance and completion asked for
 _REQUEST = struct.Struct(">I")
@@ -205,7 +207,7 @@ class Reporter:
     def housekeeping(self, sid: int, pool: Sequence[float | int], obt_s: float) -> None:
         """Report one housekeeping structure from the pool of all points."""
         data = telemetry.pack_housekeeping(sid, pool)
-        if self._compressor is None:
+        if self._compressor is None or sid not in _COMPRESSED:
             self._submit(VC_HOUSEKEEPING, 3, HOUSEKEEPING_REPORT, obt_s, data)
         else:
             self._submit(VC_HOUSEKEEPING, 3, COMPRESSED_REPORT, obt_s, self._compressor.pack(data))

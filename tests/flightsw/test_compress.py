@@ -134,7 +134,7 @@ def test_housekeeping_comes_back_plain_through_the_frames() -> None:
     for second in range(0, 2000, 10):
         pool[POINT_INDEX["battery_v"]] = 16.0 + round(drawn.gauss(0.0, 0.02), 2)
         pool[POINT_INDEX["tick_count"]] = second
-        for row in HOUSEKEEPING[:4]:
+        for row in HOUSEKEEPING[:3]:
             sent.housekeeping(row.sid, pool, float(second))
             plain.housekeeping(row.sid, pool, float(second))
         compressed = [unpack_tm(packet) for packet in receiver.push(sent.take(100_000))]
@@ -145,3 +145,6 @@ def test_housekeeping_comes_back_plain_through_the_frames() -> None:
             assert expander.expand(small) == big
             octets, expected = octets + len(pack_tm(small)), expected + len(pack_tm(big))
     assert octets < 0.5 * expected
+    curves = next(row.sid for row in HOUSEKEEPING if row.name == "ahead_curves")
+    sent.housekeeping(curves, pool, 2000.0)  # new each time: as it is
+    assert [unpack_tm(packet).subservice for packet in receiver.push(sent.take(100_000))] == [PLAIN]
