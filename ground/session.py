@@ -82,7 +82,7 @@ class Session:
         station = self.station
         bad = station.bad_frames + station.unsealed_frames + station.bad_packets + station.undecoded_packets
         trouble = (self.port.fault or station.archive_trouble or self.files.trouble or self._deaf(now_s)
-                   or _clear(station))
+                   or _security(station))
         return LinkStatus(trouble, bad, station.lost_frames)
 
     def _deaf(self, now_s: float) -> str:
@@ -97,9 +97,15 @@ class Session:
                 "and the satellite at its other end?")
 
 
-def _clear(station: Station) -> str:
-    """Say that the link is in clear for as long as it is."""
-    return "" if station.seals else "THE LINK IS IN CLEAR: telemetry may be anyone's, and anyone can command"
+def _security(station: Station) -> str:
+    """Say that the link is in clear for as long as it is, or that the satellite has refused a frame since its last."""
+    if station.seals is None:
+        return "THE LINK IS IN CLEAR: telemetry may be anyone's, and anyone can command"
+    report = station.security
+    if report is None or not report.alarm:
+        return ""
+    what = "counter" if report.bad_counter else "MAC" if report.bad_mac else "key"
+    return f"the satellite refused a frame for its {what}: an attack, or a station that has to catch up"
 
 
 class SessionThread:
