@@ -261,6 +261,7 @@ class Rollover:
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
         self._until_s: dict[int, float] = {}  # by SPI on trial
+        self._told_failure = False
 
     def take(self, change: ChangeKey, now_s: float, trial_s: float) -> Event:
         """Carry out one step that the ground asked for."""
@@ -284,8 +285,14 @@ class Rollover:
         return Event("key_active", (trial.spi,))
 
     def tick(self, now_s: float, trial_s: float) -> list[Event]:
-        """Take back what was not confirmed in time; a trial that a restart cut begins again."""
+        """Take back what was not confirmed in time, and say once that counters are not durable any more.
+
+        A trial that a restart cut begins again.
+        """
         events = []
+        if self._ring.failure and not self._told_failure:
+            self._told_failure = True
+            events.append(Event("store_failed", (self._ring.failure,)))
         for family in self._ring.keys.families:
             for one in self._ring.family(family):
                 if one.state is SlotState.TRIAL and now_s > self._until_s.setdefault(one.spi, now_s + trial_s):
