@@ -129,8 +129,8 @@ def fly(unit: Unit) -> Line:
         scenario = scenario_of(unit)
         flown = _flown(scenario, advanced)
         found = random_faults.outcomes(flown)
-        if random_faults.untold(found):  # only a flight without faults tells what they changed
-            found = random_faults.outcomes(flown, _flown(dataclasses.replace(scenario, faults=()), advanced))
+        if random_faults.untold(found):
+            found = _told(scenario, flown, advanced)
     except _TooLongError:
         return line | {"outcome": "timed out", "detail": f"took longer than {unit.limit_s:g} s"}
     except Exception as error:  # a run that breaks the rig is a result of the campaign
@@ -149,6 +149,19 @@ def fly(unit: Unit) -> Line:
         "margin": min(margins, default=None), "value_frac": value / offered if offered else None,
         "faults": [each._asdict() for each in found], "drawn": {key: str(at) for key, at in scenario.drawn.items()},
     } | {name: metrics[name] for name in kept}
+
+
+def _told(scenario: Scenario, flown: run.Flight,
+          advanced: Any) -> tuple[random_faults.Outcome, ...]:  # Any: a callback
+    """Say more of faults that nothing told of: a flight without faults shows what is usual, one with a fault alone what
+    that one does.
+    """
+    healthy = _flown(dataclasses.replace(scenario, faults=()), advanced)
+    found = random_faults.outcomes(flown, healthy)
+    untold = {each.id for each in random_faults.untold(found)}
+    steps = {step.id: step for step in scenario.faults}
+    return tuple(random_faults.outcomes(_flown(dataclasses.replace(scenario, faults=(steps[each.id],)), advanced),
+                                        healthy)[0] if each.id in untold else each for each in found)
 
 
 def _flown(scenario: Scenario, advanced: Any) -> run.Flight:  # Any: a callback

@@ -246,3 +246,21 @@ def test_what_names_the_sensor_in_time_is_notice_and_what_happens_anyway_is_none
     crossed = Flown([Entry("shed", 1000.0), Entry("low_charge", 1000.0)], {"limits_crossed": 1})
     assert random_faults.untold(told(crossed))
     assert told(crossed, Flown([Entry("low_charge", 1000.0)]))[0].noticed_by == ("shed",)
+
+
+def test_a_fault_that_nothing_told_of_is_flown_alone(monkeypatch):
+    """Two faults, one of which crossed a limit: of the other, alone, everything is well."""
+    scenario = random_faults.add(load(find("campaign_iss"), duration="2000 s"), 2)
+    flights = []
+
+    def flown(scenario, _advanced):
+        flights.append([step.id for step in scenario.faults])
+        result = Flown([], {"limits_crossed": int("random0" in flights[-1])})
+        result.spans = [FaultSpan(step.id, "sensor.bias", "plate_c", 0.0, 1.0) for step in scenario.faults]
+        return result
+
+    monkeypatch.setattr(campaign, "_flown", flown)
+    found = campaign._told(scenario, flown(scenario, None), None)
+    assert flights == [["random0", "random1"], [], ["random0"], ["random1"]]
+    assert [each.is_harmless for each in found] == [False, True]
+    assert [each.id for each in random_faults.untold(found)] == ["random0"]
