@@ -92,7 +92,10 @@ def _report_lines(archive: Archive, span: tuple[float, float]) -> Iterator[tuple
         if not span[0] <= packet.obt_s < span[1]:
             continue
         tm = unpack_tm(packet.octets)
-        row, args = unpack_report(tm.service, tm.subservice, tm.data)
+        try:
+            row, args = unpack_report(tm.service, tm.subservice, tm.data)
+        except LinkError:  # of another dictionary
+            continue
         text = f"{utc_text(packet.obt_s)} {report_text(row, args)}"
         if row.name == "time":  # the report is as old as its way down was long
             text += f", ground's clock {packet.received_s - float(args[0]):+.3f} s at reception"

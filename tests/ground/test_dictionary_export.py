@@ -20,6 +20,7 @@ from flightsw.dictionary.telemetry import HOUSEKEEPING, POINTS, unpack_event, un
 from flightsw.link.packets import Telecommand, Telemetry, pack_tc, pack_tm
 from flightsw.link.services import unpack_verification
 from ground.__main__ import main
+from ground.archive import Archive
 from ground.reference import markdown
 from ground.xtce import xtce
 
@@ -154,6 +155,22 @@ def test_another_implementation_follows_the_whole_verification_chain(flown: Flig
     assert well.accepted == well.started == well.completed == StatusField.SUCCESS
     assert list(well.step_list) == [1, 2]
     assert ill.completed == StatusField.FAILURE
+
+
+def test_reports_are_shown_from_the_archive(flown: Flight, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Archive(tmp_path / "pass.sqlite") as archive:
+        for tm in flown.heard.packets:
+            archive.add_packet(tm.obt_s + 1.5, tm.obt_s, tm.apid, tm.service, tm.subservice, tm.seq_count, pack_tm(tm))
+        archive.add_packet(START_S, START_S, APID, 9, 2, 0, pack_tm(Telemetry(APID, 0, 9, 2, 0, 0, START_S, b"old")))
+        archive.flush()
+    assert main(["show", "reports", "--archive", str(tmp_path / "pass.sqlite")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (time_line,) = [line for line in lines if " time: " in line]
+    assert time_line.endswith("ground's clock +1.500 s at reception")
+    assert any("schedule_entry: number=1" in line and "command='mode SAFE'" in line for line in lines)
+    assert any("sequence: name=a, state=STORED, count=2, done=0, sha256=" in line for line in lines)
+    assert main(["show", "reports", "--json", "--archive", str(tmp_path / "pass.sqlite")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(lines)
 
 
 def test_a_sequence_is_checked_before_it_is_sent_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
