@@ -11,10 +11,13 @@ import contextlib
 import importlib
 import itertools
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from flightsw.errors import ConfigError
@@ -124,7 +127,7 @@ class Processes(Generic[T, R]):
             # Forked from a server that has nothing open: a worker inherits no lock and no file of ours.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([self._work.__module__])
-            self._pool = ProcessPoolExecutor(self._workers, context)
+            self._pool = ProcessPoolExecutor(self._workers, context, _end_with, (os.getpid(),))
         return self._pool
 
     def _kill(self) -> None:
@@ -134,6 +137,16 @@ class Processes(Generic[T, R]):
                 with contextlib.suppress(OSError, AttributeError):
                     process.kill()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with(process: int) -> None:
+    """Let this worker end when `process` is gone: killed, it cannot tell its workers, and they would wait for ever."""
+    def watch() -> None:
+        while Path(f"/proc/{process}").exists():
+            time.sleep(_LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Dask(Generic[T, R]):

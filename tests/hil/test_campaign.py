@@ -58,11 +58,11 @@ def test_a_campaign_that_was_killed_goes_on_and_repeats_nothing(whole, tmp_path)
     out = tmp_path / "killed.jsonl"
     words = [*SHORT, "--runs", "3", "--random-faults", "1", "--jobs", "1", "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-m", "hil", *words], cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, start_new_session=True)
+                               stderr=subprocess.DEVNULL)
     give_up_s = time.monotonic() + 60.0
     while not (out.exists() and b"\n" in out.read_bytes()) and time.monotonic() < give_up_s:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     kept = out.read_bytes()
     first = kept[:kept.index(b"\n") + 1]
