@@ -156,7 +156,7 @@ class Dask(Generic[T, R]):
         try:
             self._distributed: Any = importlib.import_module("distributed")  # Any: an extra that few need
         except ImportError as error:
-            raise ConfigError("--engine", "dask needs the package distributed: pip install distributed") from error
+            raise ConfigError("--engine", "dask needs the package distributed: pip install '.[cluster]'") from error
         self._work = work
         self._give_up_after_s = give_up_after_s
         try:
