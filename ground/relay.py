@@ -58,11 +58,11 @@ class _Client:
 class Door:
     """The listening end, for the process that owns the port."""
 
-    def __init__(self, station: Station, files: FileDesk | None = None) -> None:
+    def __init__(self, station: Station) -> None:
         """Listen beside the station's archive; StoreError when another watcher does, or no socket can be made."""
         archive = station.archive.path
         self._station = station
-        self._files = files
+        self._files: FileDesk | None = None
         self._path = socket_path(archive)
         self._clients: list[_Client] = []
         if len(os.fsencode(self._path)) > _PATH_OCTETS_MAX:
@@ -99,6 +99,10 @@ class Door:
         self._clients.clear()
         self._listener.close()
         self._path.unlink(missing_ok=True)
+
+    def serve_files(self, files: FileDesk) -> None:
+        """Let clients transfer files too."""
+        self._files = files
 
     def descriptors(self) -> list[int]:
         """Descriptors to wait on."""

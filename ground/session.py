@@ -53,9 +53,10 @@ class Session:
             seals = stack.enter_context(seals_of(options))
             self.station = Station(self.port, self.archive, scid=options.scid, apid=options.apid, epoch_s=self.epoch_s,
                                    stack=stack_of(options), seals=seals)
+            self.door = stack.enter_context(Door(self.station))
             self.files = FileDesk(self.station, folder_of(options.archive), options.baud)
             stack.callback(self.files.close)
-            self.door = stack.enter_context(Door(self.station, self.files))
+            self.door.serve_files(self.files)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:

@@ -6,6 +6,7 @@ says where a received file goes (`place`). It never decides anything about a tra
     SOURCE-SEQUENCE.tx    state as JSON and its CRC-32, replaced atomically
     SOURCE-SEQUENCE.part  what was received, at its offsets; means nothing beyond what the state says
     sequence-a b c        how far sequence numbers are used up: a fact kept three times, ahead of use
+    lock                  held by the process whose transfers these are
 
 Order is what makes it safe: a part is synced before a state that counts on it, a file is whole and in place before a
 state says so. An error of a sync is final for the medium, as everywhere (`store.py`).
@@ -48,7 +49,10 @@ class Filestore:
     """The medium under one entity's transfers. StoreError means that it cannot be trusted any more."""
 
     def __init__(self, folder: Path, place: Place, disk: Disk | None = None) -> None:
-        """Open the folder or make it; what an earlier life left is in `saved`, what rotted in `damaged`."""
+        """Open the folder or make it; what an earlier life left is in `saved`, what rotted in `damaged`.
+
+        StoreError when it cannot be used or another process has it open.
+        """
         self._folder = folder
         self._place = place
         self._disk: Disk = OsDisk() if disk is None else disk
@@ -57,23 +61,36 @@ class Filestore:
         self.is_full = False  # set by who watches the disk: nothing more is taken in
         self.saved: dict[Key, dict[str, Any]] = {}  # Any: JSON values
         self.damaged: list[str] = []
-        paths = [folder / f"sequence-{copy}" for copy in "abc"]
+        self._lock: int | None = None
         try:
             self._disk.make_folder(folder)
-            names = self._disk.names(folder)
-            if any(path.name in names for path in paths):
-                self._fact = TripleFact(paths, self._disk)
-            else:
-                self._fact = TripleFact.create(paths, b"0", self._disk)
-            for name in sorted(names):
-                if name.endswith(_STATE):
-                    self._load(name)
-            for name in names:
-                if name.endswith((_PART, ".tmp")) and _key(name) not in self.saved:
-                    self._disk.unlink(folder / name)
+            self._lock = self._disk.open(folder / "lock")
+            self._open()
+        except BlockingIOError as e:
+            raise StoreError(f"transfers {folder}: another program is using them") from e
+        except StoreError:
+            self.close()
+            raise
         except OSError as e:
+            self.close()
             raise StoreError(f"transfers {folder}: cannot be opened: {e}") from e
         self._next = self._reserved = int(self._fact.value)
+
+    def _open(self) -> None:
+        """Read what is there, and sweep away what belongs to nothing."""
+        folder = self._folder
+        paths = [folder / f"sequence-{copy}" for copy in "abc"]
+        names = self._disk.names(folder)
+        if any(path.name in names for path in paths):
+            self._fact = TripleFact(paths, self._disk)
+        else:
+            self._fact = TripleFact.create(paths, b"0", self._disk)
+        for name in sorted(names):
+            if name.endswith(_STATE):
+                self._load(name)
+        for name in names:
+            if name.endswith((_PART, ".tmp")) and _key(name) not in self.saved:
+                self._disk.unlink(folder / name)
 
     def take_sequence(self) -> int:
         """Return a sequence number that was never used, 1 and up."""
@@ -191,6 +208,9 @@ class Filestore:
             self._close_part(key)
         for source in [*self._sources]:
             self.release(source)
+        if self._lock is not None:
+            self._disk.close(self._lock)
+            self._lock = None
 
     # -- inside
 

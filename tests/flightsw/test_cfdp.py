@@ -439,10 +439,15 @@ def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
     for _ in range(5):
         store = Filestore(tmp_path, lambda _: None)
         taken += [store.take_sequence() for _ in range(70)]
+        with pytest.raises(StoreError, match="another program is using them"):
+            Filestore(tmp_path, lambda _: None)
+        store.close()
     assert len(set(taken)) == len(taken)
     for copy in "ab":
         (tmp_path / f"sequence-{copy}").unlink()
-    assert Filestore(tmp_path, lambda _: None).take_sequence() > max(taken)
+    store = Filestore(tmp_path, lambda _: None)
+    assert store.take_sequence() > max(taken)
+    store.close()
     for copy in "abc":
         (tmp_path / f"sequence-{copy}").write_bytes(b"rot")
     with pytest.raises(StoreError):

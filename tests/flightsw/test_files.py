@@ -41,6 +41,8 @@ class Sat:
         self.start()
 
     def start(self) -> None:
+        if hasattr(self, "service"):
+            self.service._store.close()  # as the kernel does for a killed process: nothing is saved
         self.service = FileService(self.folder, self.inbox, lambda job: self.results.get(job.job_id),
                                    lambda job_id, station, _obt_s: self.delivered.append((job_id, station)),
                                    forbids=lambda _job_id, _station, _now_s: self.forbidden)
@@ -227,7 +229,6 @@ def test_a_restart_at_any_tick_loses_and_doubles_nothing(tmp_path: Path, after: 
     sat.job(7, {"a": content(70_000)})
     for _ in range(after):
         sat.tick()
-    sat.service._store.close()  # killed: nothing is saved
     sat.start()
     sat.service.finished(spec(7))
     sat.until(lambda: bool(sat.delivered) and sat.ground.entity.is_idle)
