@@ -1,4 +1,4 @@
-"""Other ground software at the sockets of `ground bridge`; the satellite is behind a pseudo-terminal, with real keys."""
+"""Other ground software at the sockets of `ground bridge`, the satellite behind a pseudo-terminal, with real keys."""
 
 from __future__ import annotations
 
