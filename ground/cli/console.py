@@ -69,7 +69,7 @@ def _console(options: argparse.Namespace) -> int:
 
         def status() -> Status:
             if session is not None:
-                return Status(f"{options.port} {options.baud}", *session.status, clear=options.security == "clear")
+                return Status(f"{options.port} {options.baud}", *session.status)
             alone = "" if is_watched(options.archive) else "nobody owns the port: start ground watch or console --port"
             return Status(f"following {options.archive.name}", alone, mode="following")
 

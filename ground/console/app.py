@@ -262,6 +262,7 @@ class Console(App[None]):
     """The application; `clock` gives Unix seconds of the picture, `status` what the owner of the port says."""
 
     ENABLE_COMMAND_PALETTE = False
+    TITLE = "ground console"
     CSS = """
     Screen { layout: vertical; background: black; color: ansi_white; }
     #head { height: 2; }

@@ -29,6 +29,8 @@ Span = tuple[str, str]
 Line = list[Span]
 
 PLAIN, DIM, BOLD, TITLE = "", "dim", "bold", "bold cyan"
+BLUE, GREEN, YELLOW, RED = "#5fafff", "#87d75f", "#ffd75f", "#ff5f5f"  # of the 256 that every terminal has
+CYAN, VIOLET, ORANGE = "#5fd7d7", "#d787ff", "#ffaf5f"
 _LEVEL_STYLE = {Level.GOOD: "", Level.NEAR: "yellow", Level.CROSSED: "bold red", Level.MISSING: "magenta",
                 Level.STALE: "dim italic"}
 _SEVERITY_STYLE = {Severity.INFO: "", Severity.LOW: "cyan", Severity.MEDIUM: "yellow", Severity.HIGH: "bold red"}
@@ -51,7 +53,6 @@ class Status(NamedTuple):
     lost_frames: int = 0
     mode: str = "live"  # live, following, replay
     rate: float = 1.0
-    clear: bool = False  # anyone can command the satellite
 
 
 # -- pieces
@@ -122,8 +123,6 @@ def header(model: Model, status: Status, width: int) -> list[Line]:
     open_events = sum(e.severity >= Severity.MEDIUM and e.acknowledged_s is None for e in model.events)
     if open_events:
         first.append((f"  {open_events} to acknowledge", "bold red"))
-    if status.clear:
-        first.append(("  LINK IN CLEAR ", "bold white on red"))
     if status.trouble:
         first.append((f"  {status.trouble} ", "bold white on red"))
     else:
@@ -219,6 +218,22 @@ def crossed(model: Model) -> list[Line]:
     return lines
 
 
+def nodes(model: Model, width: int) -> list[Line]:
+    """One line a node that is there: draw, cap, junction, job."""
+    lines: list[Line] = [rule("nodes", width)]
+    for i in range(8):
+        power, stale = model.value(f"node{i}_w")
+        if power is None:
+            continue
+        cap, job, die = (model.value(name)[0] for name in (f"node{i}_cap_w", f"node{i}_job", f"die{i}_c"))
+        level = limit_level(POINT_BY_NAME[f"die{i}_c"], die, model)[0]
+        shown = f"{'?' if die is None else f'{die:.1f}'} degC"
+        lines.append(cut([(f"{i} {power:>5.1f} W", DIM if stale else BOLD), (f" of {cap or 0.0:>4.1f}  ", DIM),
+                          (f"{shown:>10}{level.mark}", DIM if stale else _LEVEL_STYLE[level] or BOLD),
+                          (f" {job}" if job else "", "green")], width))
+    return lines
+
+
 _VITALS = (
     ("charge", "battery_soc_frac"), ("charge at least", "battery_low_frac"), ("array", "array_w"), ("bus", "bus_w"),
     ("compute budget", "budget_w"), ("battery", "battery_v"), ("current", "battery_a"), ("sun", "sun_frac"),
@@ -264,7 +279,7 @@ def plot(model: Model, title: str, unit: str, curves: Sequence[tuple[Trace, str]
     span = (now_s - _PAST_S, now_s + _AHEAD_S)
     inside = [(trace._replace(series=_inside(trace.series, span)), style) for trace, style in curves]
     shown = [(trace, style) for trace, style in inside if trace.series.obt_s.size]
-    head: Line = [("─ ", DIM), (title, TITLE), (f" {unit} ", DIM)]
+    head: Line = [("─ ", DIM), (title, TITLE), (f" {unit} " if unit else " ", DIM)]
     head += [(f" {trace.name}", style) for trace, style in shown]
     used = sum(len(text) for text, _ in head)
     head.append((" " + "─" * max(0, width - used - 1), DIM))
@@ -298,30 +313,27 @@ def plot(model: Model, title: str, unit: str, curves: Sequence[tuple[Trace, str]
 
 def charge_plot(model: Model, width: int, rows: int, now_s: float) -> list[Line]:
     """Charge, and the on-board forecast of it: planned and worst."""
-    curves = [(Trace("measured", model.trend("battery_soc_frac")), "bold bright_blue")]
+    curves = [(Trace("measured", model.trend("battery_soc_frac")), BLUE)]
     if model.ahead is not None:
-        curves += [(Trace("worst", model.ahead.charge_worst, ahead=True), "bright_red"),
-                   (Trace("planned", model.ahead.charge, ahead=True), "bold bright_cyan")]
+        curves += [(Trace("worst", model.ahead.charge_worst, ahead=True), RED),
+                   (Trace("planned", model.ahead.charge, ahead=True), CYAN)]
     return plot(model, "charge", "frac", curves, width, rows, now_s)
 
 
 def temperature_plot(model: Model, width: int, rows: int, now_s: float) -> list[Line]:
     """Hottest junction, plate, radiator and battery, and the forecast of the first."""
-    curves = [(Trace("battery", model.trend("battery_c")), "bold bright_blue"),
-              (Trace("radiator", model.trend("radiator_c")), "bold bright_green"),
-              (Trace("plate", model.trend("plate_c")), "bold bright_magenta"),
-              (Trace("die", model.hottest()), "bold bright_red")]
+    curves = [(Trace("battery", model.trend("battery_c")), BLUE), (Trace("radiator", model.trend("radiator_c")), GREEN),
+              (Trace("plate", model.trend("plate_c")), VIOLET), (Trace("die", model.hottest()), RED)]
     if model.ahead is not None:
-        curves.append((Trace("die ahead", model.ahead.hottest, ahead=True), "bright_red"))
-    return plot(model, "temperature", "degC", curves, width, rows, now_s)
+        curves.append((Trace("planned", model.ahead.hottest, ahead=True), ORANGE))
+    title, unit = ("temperature", "degC") if width >= 60 else ("temp", "")
+    return plot(model, title, unit, curves, width, rows, now_s)
 
 
 def power_plot(model: Model, width: int, rows: int, now_s: float) -> list[Line]:
     """Array, bus, all nodes together, and what the plan affords."""
-    curves = [(Trace("budget", model.trend("budget_w")), "bold bright_cyan"),
-              (Trace("array", model.trend("array_w")), "bold bright_yellow"),
-              (Trace("bus", model.trend("bus_w")), "bold bright_green"),
-              (Trace("nodes", model.nodes_w()), "bold bright_red")]
+    curves = [(Trace("budget", model.trend("budget_w")), CYAN), (Trace("array", model.trend("array_w")), YELLOW),
+              (Trace("bus", model.trend("bus_w")), GREEN), (Trace("nodes", model.nodes_w()), RED)]
     return plot(model, "power", "W", curves, width, rows, now_s)
 
 
@@ -382,7 +394,7 @@ def job_line(model: Model, job: Job, width: int) -> Line:
     node = f"node {job.node}" if job.node is not None and job.state == "running" else ""
     text = job.text.removeprefix("Promise of ").removeprefix("Job ").removeprefix("job ").partition(" ")[2]
     text = text.removeprefix(f"{job.state}: ") if job.state != "running" else ""
-    return cut([(f"{job.state:<9} ", _JOB_STYLE.get(job.state, "")), (f"{job.job_id:>5} ", BOLD),
+    return cut([(f"{job.state:<9} ", _JOB_STYLE.get(job.state, "")), (f"{job.job_id:>8} ", BOLD),
                 (f"{model.name_of(job)[:16]:<16} ", PLAIN), (f"{when} ", PLAIN), (f"{node:<7}", "green"),
                 (text, DIM)], width)
 
@@ -496,7 +508,8 @@ def overview(model: Model, width: int, rows: int, draw: Draw = draw_now) -> list
     third = top // 3
     right_lines = [*draw(model, charge_plot, right, third), *draw(model, temperature_plot, right, third),
                    *draw(model, power_plot, right, top - 2 * third)]
-    lines = beside([rule("now", left), *vitals(model, left, top - 1)], right_lines, left, top)
+    now = [rule("now", left), *vitals(model, left, top - 1)]
+    lines = beside([*now, [], *nodes(model, left)] if top - len(now) > 4 else now, right_lines, left, top)
     half = width // 2 - 1
     board = jobs(model, half)[:8]
     history = [rule("commands", width - half - 2), *commands(model, width - half - 2, 7)]
