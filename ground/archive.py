@@ -566,8 +566,9 @@ class Archive:
     def packet_before(self, received_s: float) -> int:
         """Return the id of the last packet received before a time, 0 where there is none."""
         found = [row[0] for row in (
-            *self._select("SELECT id FROM packets WHERE received_s < ? ORDER BY received_s DESC, id DESC LIMIT 1",
-                          received_s),
+            # Of the newest thousand, not the newest: a clock that was set back leaves later packets with earlier times.
+            *self._select("SELECT max(id) FROM (SELECT id FROM packets WHERE received_s < ?"
+                          " ORDER BY received_s DESC LIMIT 1000)", received_s),
             *self._select("SELECT max(packet_last) FROM blocks WHERE received_last_s < ?", received_s))
             if row[0] is not None]
         for block, in self._select("SELECT id FROM blocks WHERE received_last_s >= ? AND received_first_s < ?",
