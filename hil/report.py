@@ -124,7 +124,7 @@ tr.bad td { color: #b04500; font-weight: 600; }
         print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .m-shown, .m-open { background: #8a6100; } .m-waived { background: #5b6673; } td code { font-size: 12px; }
 .checks td:nth-child(2), .matrix td:first-child { white-space: nowrap; font-weight: 600; }
-td code { overflow-wrap: anywhere; }
+.checks td:nth-child(n+4) { white-space: nowrap; } td code { overflow-wrap: anywhere; }
 .two { display: grid; grid-template-columns: 1fr 1fr; gap: 0 36px; } .two section { break-inside: avoid; }
 pre { background: #f6f8fb; border: 1px solid #dde3ec; border-radius: 6px; padding: 10px 13px; overflow-x: auto;
       font-size: 13px; white-space: pre-wrap; }
