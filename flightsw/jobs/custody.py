@@ -97,7 +97,8 @@ class Custody:
         return True, (Event("policy_violated", (job.job_id, rule)),)
 
     def receive(self, job_id: int, manifest: Manifest, shelf: Path, obt_s: float) -> Steps:
-        """Make the key of a job that has arrived and seal its inputs on the shelf; nothing without encryption."""
+        """Log that a job's data has arrived and, where it is to be encrypted, make its key and seal it on the shelf."""
+        self._log.append([Note(SATELLITE, Action.DATA_UNPACKED, f"job {job_id}", manifest.customer)], obt_s)
         if manifest.data.encrypt:
             self._make_key(job_id, manifest.customer, obt_s)
             yield from self.at_rest.seal_inputs(job_id, manifest, shelf)
