@@ -68,8 +68,8 @@ def write_text(names: Sequence[str], rows: Iterator[Row], form: str, out: TextIO
 def write_parquet(names: Sequence[str], rows: Iterator[Row], path: Path) -> int:
     """Write rows as Parquet, a million at a time; ConfigError where the extra is not installed."""
     try:
-        import pyarrow  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415 # an extra of 170 MB
-        from pyarrow import parquet  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415
+        import pyarrow  # noqa: PLC0415 # an extra of 170 MB
+        from pyarrow import parquet  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(str(path), "Parquet needs the extra 'parquet': pip install '.[parquet]'") from error
     kinds = {"obt_s": pyarrow.float64(), "received_s": pyarrow.float64(), "sent_s": pyarrow.float64(),
