@@ -2,7 +2,7 @@
 
 Called by `hil satellite`, by operators who learn and by tests of the ground. The truth, the lines and the flight
 process are those of the serial bench; nobody judges, and the scenario's telecommands are left out: who is at the port
-sends.
+sends. It knows the customers of the example jobs, whose signed bundles lie in the run's folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hil import link_keys, run
 from hil.channel import PtyLine
 from hil.rig_link import PlantLink
 from hil.scenario import Scenario, find, load
-from hil.serial_bench import RIG_BAUD, START_WITHIN_S, CapFiles, FlightProcess, RealLoad
+from hil.serial_bench import EXAMPLES, RIG_BAUD, START_WITHIN_S, CapFiles, FlightProcess, RealLoad, hand_over
 
 
 def fly(scenario: Scenario, folder: Path, rate: float, ready: Callable[[str, Path], object],
@@ -52,11 +52,12 @@ def fly(scenario: Scenario, folder: Path, rate: float, ready: Callable[[str, Pat
         port = stack.enter_context(SerialPort(rig_line.port_b, RIG_BAUD))
         plant = PlantLink(port, run.TICK_S, rate)
         keys = link_keys.hand_out(scenario, folder)
+        customers = hand_over(EXAMPLES, folder)
         flight = FlightProcess(
             [sys.executable, "-m", "flightsw", "run", "--mission", str(scenario.mission_path), "--port", line.port_a,
              "--baud", str(scenario.link.baud), "--rig-port", rig_line.port_a, "--rig-baud", str(RIG_BAUD), "--keys",
-             str(keys), "--state", str(folder / "flight"), "--run-dir", str(run_folder), "--rate", f"{rate:g}",
-             *["--always-transmit"] * (scenario.link.contact == "always")],
+             str(keys), "--customers", str(customers), "--state", str(folder / "flight"), "--run-dir", str(run_folder),
+             "--rate", f"{rate:g}", *["--always-transmit"] * (scenario.link.contact == "always")],
             folder / "flight.log", folder / "flight" / "jobs")
         stack.callback(_end_guardian, scenario, run_folder)
         stack.callback(flight.end)
@@ -127,8 +128,11 @@ def _satellite(arguments: argparse.Namespace) -> int:
     folder = run.new_folder(arguments.out, scenario)
 
     def ready(port: str, keys: Path) -> None:
+        bundles = " ".join(str(path) for path in sorted(folder.glob("bundles/*")))
+        print(f"a satellite flies until Ctrl-C; signed jobs to upload: {bundles}\nin another terminal:",
+              file=sys.stderr, flush=True)
         print(f"ground console --port {port} --baud {scenario.link.baud} --keys {keys} "
-              f"--archive {folder}/ground.sqlite --mission {scenario.mission_path} "
+              f"--archive {folder}/ground.sqlite --mission {scenario.mission_path.resolve()} "
               "--passes-by satellite", flush=True)
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: everything is cleaned up

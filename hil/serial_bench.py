@@ -61,7 +61,7 @@ from hil.timekeeping import Punctuality
 
 RIG_BAUD = 921_600
 START_WITHIN_S = 180.0  # the sandbox's self-test included, on a machine that has other things to do
-_EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "jobs"
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "jobs"
 _BUNDLES, _CUSTOMERS = "bundles", "customers.toml"
 _FLOOR_STEP_S = 0.002  # how often the cap files are looked at once the supervisor is killed
 _LEASE_SLACK_S = 0.25  # a turn of the guardian (50 ms) and this machine's scheduling
@@ -112,8 +112,11 @@ class Options:
     sysfs: bool = False  # the readings as files, for the flight program's drivers
 
 
-def hand_over(jobs: Path, folder: Path) -> None:
-    """Make a bundle of every job of `jobs` for the ground to upload, signed with a key that is then forgotten."""
+def hand_over(jobs: Path, folder: Path) -> Path:
+    """Make a bundle of every job of `jobs` for the ground to upload, signed with a key that is then forgotten.
+
+    Return the customers file that the flight program needs to know them.
+    """
     bundles = folder / _BUNDLES
     bundles.mkdir(parents=True)
     keys: dict[str, Ed25519PrivateKey] = {}
@@ -121,9 +124,11 @@ def hand_over(jobs: Path, folder: Path) -> None:
         packed = bundle.pack(path.parent)
         key = keys.setdefault(bundle.examine(packed).manifest.customer, Ed25519PrivateKey.generate())
         (bundles / f"{path.parent.name}{bundle.SUFFIX}").write_bytes(bundle.sign(packed, key))
-    (folder / _CUSTOMERS).write_text("".join(
+    customers = folder / _CUSTOMERS
+    customers.write_text("".join(
         f'[[customer]]\nname = "{name}"\npublic_key = "{key.public_key().public_bytes_raw().hex()}"\ntrusted = true\n'
         for name, key in keys.items()))
+    return customers
 
 
 _Step = tuple[float, str, tuple[Value, ...]]  # when, verb, arguments
@@ -669,7 +674,7 @@ class SerialBench:
 
     def _judge_results(self) -> Check:
         """Run what finished once more on this machine, held back by nothing, and compare the outputs' hashes."""
-        folders = {load_manifest(path).id: path for path in (self._options.jobs or _EXAMPLES).glob("*/job.toml")}
+        folders = {load_manifest(path).id: path for path in (self._options.jobs or EXAMPLES).glob("*/job.toml")}
         said = {entry.spec.manifest.rpartition("/")[2]: entry.detail.removeprefix("SHA-256 ")
                 for entry in self._ledger().values() if entry.state is JobState.FINISHED}
         differ = []
@@ -805,7 +810,7 @@ def _serial(arguments: argparse.Namespace) -> int:
                       arguments.signed, arguments.until_done, arguments.check_results, arguments.real_time,
                       arguments.sysfs)
     if options.signed:
-        hand_over(options.jobs or _EXAMPLES, folder)
+        hand_over(options.jobs or EXAMPLES, folder)
     _print_line(f"flying {scenario.id}: {scenario.duration_s:.0f} s of mission {scenario.mission.name} at "
                 f"{options.rate:g} times real time; everything is kept in {folder}")
     with _interruptible():
