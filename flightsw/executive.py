@@ -28,9 +28,8 @@ from flightsw.jobs.onboard import OnboardJobs
 from flightsw.link.serial_port import SerialPort
 from flightsw.lockstep import LockstepBoard
 from flightsw.state import Decision, Event, JobSpec, NodeCap
-from flightsw.supervisor import Supervisor
+from flightsw.supervisor import PERIOD_S, Supervisor
 
-PERIOD_S: Final = 1.0
 _LATE_S: Final = 0.5 * PERIOD_S
 _RESTART_EVERY_S: Final = 1.0  # of the machine; a guardian that cannot start must not keep the loop from its work
 _LAST_LEASE_S: Final = 1.0

@@ -54,6 +54,10 @@ from flightsw.state import (
     Received,
 )
 
+PERIOD_S = 1.0
+"""Time from tick to tick."""
+
+_STEP_S = 0.5 * PERIOD_S  # less than this no overrun is noted for, and nothing is made of it
 _NOTE_EVERY_S = 600.0
 _BALANCE_EVERY_S = 3600.0
 _BUS_W = INDEX["bus_w"]
@@ -114,6 +118,8 @@ class Supervisor:
         self._received: list[Received] = []
         self._ticks = 0
         self._overruns = 0
+        self._ticked_s: float | None = None
+        self._late_s = 0.0  # of the coming tick, as far as it was noted
         self._transmitting = False
         self._failures = 0
         self._recording_ended = False
@@ -145,6 +151,7 @@ class Supervisor:
         """Run the five stages once; None when the tick failed and everything was shed."""
         self._ticks += 1
         try:
+            self._watch_clock(now_s)
             self.listen()
             readings, doubts = self._plausibility.judge(sense(self._board, now_s))
             for doubt in doubts:
@@ -183,7 +190,18 @@ class Supervisor:
     def note_overrun(self, now_s: float, late_s: float, left_out: int) -> None:
         """Report ticks that began late or were left out."""
         self._overruns += 1
+        self._late_s += late_s
         self._say(Event("tick_overrun", (late_s, left_out)), now_s + self._obt_offset_s)
+
+    def _watch_clock(self, now_s: float) -> None:
+        """Report time between two ticks that no overrun accounts for: the clock itself has moved."""
+        last_s, late_s = self._ticked_s, self._late_s
+        self._ticked_s, self._late_s = now_s, 0.0
+        if last_s is None:
+            return
+        moved_s = now_s - last_s - PERIOD_S
+        if moved_s > late_s + _STEP_S or now_s < last_s:
+            self._say(Event("clock_stepped", (moved_s - late_s,)), now_s + self._obt_offset_s)
 
     def _say(self, event: Event, obt_s: float) -> None:
         """Report an event that is not decide's; where something waits for it, decide hears of it next tick."""

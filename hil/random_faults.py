@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from flightsw.dictionary.events import Severity
 from flightsw.dictionary.sensors import INDEX, SENSORS
+from ground.archive import EventEntry
 from hil.faults import LIBRARY, Fault, Part
 from hil.inject import PARTS, FaultSpan
 from hil.run import Flight
@@ -121,16 +122,15 @@ def outcomes(flown: Flight, healthy: Flight | None = None) -> tuple[Outcome, ...
 
 def _notices(span: FaultSpan, flown: Flight, healthy: Flight | None) -> set[str]:
     found = set()
-    usual = _names(healthy, span) if healthy is not None else None
-    for event in flown.events:
-        if not span.from_s <= event.obt_s - flown.start_unix_s <= span.to_s + _NOTICED_WITHIN_S:
-            continue
+    usual = {event.name for event in _in_time(healthy, span)} if healthy is not None else None
+    for event in _in_time(flown, span):
         names_it = span.target and span.target in (str(arg) for arg in event.args) and (
             span.kind.startswith("sensor.") or event.name.startswith(("node", "job", "cap")))
         restarted = event.name in ("boot", "tick_overrun") and span.kind.startswith("board.")
+        stepped = event.name == "clock_stepped" and span.kind == "board.clock_step"
         storage = event.name in ("store_failed", "tick_failed", "recording_ended") and span.kind.startswith("board.")
         new = usual is not None and event.severity > Severity.INFO and event.name not in usual
-        if names_it or restarted or storage or new:
+        if names_it or restarted or stepped or storage or new:
             found.add(event.name)
     if span.kind.startswith("link."):
         found |= {name for name in ("telemetry_frames_bad", "telemetry_frames_lost", "telemetry_gaps",
@@ -138,9 +138,14 @@ def _notices(span: FaultSpan, flown: Flight, healthy: Flight | None) -> set[str]
     return found
 
 
-def _names(flown: Flight, span: FaultSpan) -> set[str]:
-    return {event.name for event in flown.events
-            if span.from_s <= event.obt_s - flown.start_unix_s <= span.to_s + _NOTICED_WITHIN_S}
+def _in_time(flown: Flight, span: FaultSpan) -> Iterator[EventEntry]:
+    """Give the events in which a fault can be noticed, whatever its steps have made of the on-board clock."""
+    epoch_s = flown.start_unix_s
+    for event in flown.events:
+        if event.name == "clock_stepped":
+            epoch_s += float(event.args[0] or 0.0)
+        if span.from_s <= event.obt_s - epoch_s <= span.to_s + _NOTICED_WITHIN_S:
+            yield event
 
 
 def untold(found: Sequence[Outcome]) -> list[Outcome]:

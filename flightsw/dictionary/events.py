@@ -56,6 +56,7 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(23, "guardian_back", _I, "Guardian answers again"),
     EventRow(24, "plan_fallback", _M, "No plan keeps every limit; planning for the least load: {0}", ("text",)),
     EventRow(25, "plan_failed", _M, "Nothing can be forecast; planning for the least load: {0}", ("text",)),
+    EventRow(29, "clock_stepped", _M, "The clock moved by {0:+.1f} s between two ticks", ("f64",)),
     EventRow(30, "job_queued", _I,
              "Job {0} queued: {1:.0f} units, value {2:.1f}, deadline T+{3:.0f} s, answer due by T+{4:.0f} s",
              ("u32", "f32", "f32", "f32", "f32")),

@@ -423,6 +423,25 @@ def test_overrun_is_an_event_and_counted(flight: Flight) -> None:
     assert flight.heard.points["overrun_count"] == 1
 
 
+@pytest.mark.parametrize("moved_s", [600.0, 1.0, -30.0])
+def test_a_clock_that_steps_is_told_once(flight: Flight, moved_s: float) -> None:
+    flight.fly(40)
+    flight.now_s += moved_s
+    flight.fly(31)
+    told = flight.heard.named("clock_stepped")
+    assert [event.args[0] for event in told] == [pytest.approx(moved_s)]
+
+
+def test_a_late_tick_is_no_step_of_the_clock(flight: Flight) -> None:
+    flight.fly(2)
+    flight.supervisor.note_overrun(flight.now_s + 8.4, 7.4, 7)
+    flight.now_s += 7.4
+    flight.fly(1)
+    flight.now_s -= 0.4  # the tick after comes when it would have come anyway
+    flight.fly(31)
+    assert not flight.heard.named("clock_stepped")
+
+
 # --- jobs -----------------------------------------------------------------------------------------------
 
 

@@ -255,6 +255,13 @@ def test_what_names_the_sensor_in_time_is_notice_and_what_happens_anyway_is_none
     assert told(crossed, Flown([Entry("low_charge", 1000.0)]))[0].noticed_by == ("shed",)
 
 
+def test_events_are_in_time_by_the_rigs_clock_whatever_the_boards_has_done():
+    """A step an hour ahead tells of itself, and does not hide what comes after."""
+    flown = Flown([Entry("clock_stepped", 4500.0, 3600.0), Entry("sensor_lost", 4550.0, "plate_c", "STALE")])
+    flown.spans.append(FaultSpan("c", "board.clock_step", "", 900.0, 901.0))
+    assert [each.noticed_by for each in random_faults.outcomes(flown)] == [("sensor_lost",), ("clock_stepped",)]
+
+
 def test_a_fault_that_nothing_told_of_is_flown_alone(monkeypatch):
     """Two faults, one of which crossed a limit: of the other, alone, everything is well."""
     scenario = random_faults.add(load(find("campaign_iss"), duration="2000 s"), 2)

@@ -356,6 +356,8 @@ def test_a_stepped_clock_moves_readings_and_telemetry(tmp_path):
         assert stamped_s == pytest.approx(run.now_s + 600.0, abs=15.0)
         assert run.flight.failures == 0
         assert told(run, "sensor_lost") == []
+        (stepped,) = told(run, "clock_stepped")
+        assert stepped.args[0] == 600.0
 
 
 @pytest.mark.parametrize(("kind", "words"), [("board.disk_full", "[Errno 28]"), ("board.disk_error", "[Errno 5]")])
