@@ -76,8 +76,8 @@ governor-search: $(READY) ## look among 100,000 states for one from which the go
 archive-year: $(READY) ## a year of 1 Hz housekeeping (60 parameters) into out/year.sqlite, asked for days of it; 3 GB
 	@$(BIN)/python tests/bench/archive_year.py out/year.sqlite
 
-fuzz: $(READY) ## 100,000,000 executions: parsers and codecs in C under sanitizers, those in Python with mutated octets
-	@$(BIN)/python -m c_kernels.fuzz 90000000
+fuzz: $(READY) ## 100,000,000 executions: parsers and codecs in C under sanitizers, those in Python with mutated octets; goes on where it was stopped
+	@$(BIN)/python -m c_kernels.fuzz 90000000 --log build/fuzz.log
 	@$(BIN)/python tests/flightsw/parser_fuzz.py 10000000
 
 compression: $(READY) ## what compressing housekeeping is worth, on the archive of the latest run

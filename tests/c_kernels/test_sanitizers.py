@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from c_kernels.build import INCLUDE, NUMERIC, WARNINGS
+from c_kernels.fuzz import __main__ as driver
 from c_kernels.fuzz.__main__ import SOURCES
 
 C = INCLUDE.parent
@@ -77,3 +79,23 @@ def test_a_fault_planted_in_the_codec_is_seen(source: str, right: str, wrong: st
     subprocess.run(command, check=True)
     done = subprocess.run([program, "20000", "7"], capture_output=True, check=False, timeout=200)
     assert done.returncode != 0
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces that the log of an earlier run has are not run again; a log of another program counts for nothing."""
+    log = tmp_path / "fuzz.log"
+
+    def fuzz(executions: int) -> str:
+        words = ["fuzz", str(executions), "--kernel", "plant", "--jobs", "1", "--log", str(log)]
+        monkeypatch.setattr(sys, "argv", words)
+        assert driver.main() == 0
+        return log.read_text(encoding="utf-8")
+
+    monkeypatch.setitem(driver.PIECE, "plant", 100)
+    before = fuzz(200)
+    assert before.count("\n") == 2
+    after = fuzz(300)
+    assert after.startswith(before)
+    assert after.count("\n") == 3
+    log.write_text(before.replace('"plant", "', '"plant", "0'), encoding="utf-8")
+    assert fuzz(300).count("\n") == 5
