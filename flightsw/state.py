@@ -105,7 +105,8 @@ class Estimate(NamedTuple):
     `blind` names the sensors whose absence forbids all compute; it is empty when the state is known.
     `dark_nodes` are the compute nodes whose own temperature is not known: those alone stay off. `pack_frac`
     is the battery's learnt capacity relative to the mission's; `battery_j` counts in the mission's joules.
-    `learnt` is what else telemetry has shown to be other than the mission says.
+    `learnt` is what else telemetry has shown to be other than the mission says, `is_shaded` that the Sun is gone where
+    the orbit has it shine.
     """
 
     now_s: float
@@ -119,6 +120,7 @@ class Estimate(NamedTuple):
     dark_nodes: tuple[int, ...]
     pack_frac: float = 1.0
     learnt: Learnt = AS_DESIGNED
+    is_shaded: bool = False
 
 
 class Pause(IntEnum):

@@ -301,11 +301,13 @@ def _string_lost(rig: Rig, given: Given) -> Iterator[None]:
 
 @_fault("plant.cells_lost", Part.TRUTH, Param("lost_frac", "frac", 0.01, 0.8, 0.33, "share of the parallel cells"))
 def _cells_lost(rig: Rig, given: Given) -> Iterator[None]:
-    """Cells of the battery fail open: capacity and charge in them are gone, resistance rises."""
+    """Cells of the battery fail open: capacity and charge in them are gone, resistance rises. An open cell keeps its
+    charge: at the end it is there again.
+    """
     kept = 1.0 - given["lost_frac"]
-    rig.satellite.scale_battery(kept, 1.0 / kept)
+    lost_j = rig.satellite.scale_battery(kept, 1.0 / kept)
     with contextlib.ExitStack() as at_end:
-        at_end.callback(rig.satellite.scale_battery, 1.0 / kept, kept)
+        at_end.callback(rig.satellite.scale_battery, 1.0 / kept, kept, lost_j)
         yield from _until_closed()
 
 

@@ -144,6 +144,7 @@ class Brain:
         self._credit_j = 0.0
         self._heard_s: float | None = None
         self._blind = False
+        self._shaded = False
         self._guardian_answers = True
         self._shed = ""
         self._cut = ""  # why the governor's last check shed everything, empty when it did not
@@ -223,6 +224,9 @@ class Brain:
         if blind != self._blind:
             self._blind = blind
             turn.events.append(Event("blind", (", ".join(estimate.blind),)) if blind else Event("sighted", ()))
+        if estimate.is_shaded != self._shaded:
+            self._shaded = estimate.is_shaded
+            turn.events.append(Event("sun_missing", ()) if self._shaded else Event("sun_back", ()))
         if guardian_answers != self._guardian_answers:
             self._guardian_answers = guardian_answers
             turn.events.append(Event("guardian_back", ()) if guardian_answers

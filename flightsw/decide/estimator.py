@@ -3,7 +3,8 @@
 A quantity that is measured has the sensor's accuracy as bounds. One that is not measured any more keeps
 its last value while its bounds run apart at the fastest rate physics allows; when that has gone on for
 `blind_after_s` the quantity counts as unknown and is named in `blind` (or the node in `dark_nodes`).
-Every ten seconds the learners look: pack, array, heat path, idle load (`Estimate.learnt`).
+Every ten seconds the learners look: pack, array, heat path, idle load (`Estimate.learnt`), and whether the Sun is there
+that should be.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from flightsw.decide.array import ArrayHealth
 from flightsw.decide.load import IdleLoad
 from flightsw.decide.pack import PackCapacity
+from flightsw.decide.shade import Shade
 from flightsw.decide.thermal import HeatPath
 from flightsw.dictionary.sensors import INDEX, SENSORS
 from flightsw.mission import Mission
@@ -115,6 +117,7 @@ class Estimator:
         self._gauge_seen_s = 0.0
         self._forecaster = forecaster
         self._array = ArrayHealth(mission)
+        self._shade = Shade(mission)
         self._heat = HeatPath(mission)
         self._idle = IdleLoad(mission)
         self._dies_c = tuple(INDEX[f"die{i}_c"] for i in range(compute.nodes))
@@ -149,14 +152,16 @@ class Estimator:
             now_s,
             battery_j if battery_j is not None else Bounded(0.0, 0.0, self._capacity_j),
             tuple(temperature_k), array_w, bus_w, tuple([values[i] for i in self._node_w]), sun_frac,
-            tuple(blind), tuple(dark), self._pack.frac, self._learnt,
+            tuple(blind), tuple(dark), self._pack.frac, self._learnt, self._shade.is_on,
         )
 
     def _learn(self, readings: Readings, around: Surroundings) -> None:
         """Let each learner look at this tick's readings; one of which a reading is missing does not."""
         values = readings.values
-        array_w, bus_w, _ = (values[i] for i in self._scalars)
+        array_w, bus_w, sun_frac = (values[i] for i in self._scalars)
         volts, amps, charge_frac, array_c = values[self._v], values[self._a], values[self._gauge], values[_ARRAY_C]
+        self._shade.update(around.array_flux_w_m2, sun_frac, array_w, bus_w,
+                           None if volts is None or amps is None else volts * amps)
         if (array_w is not None and bus_w is not None and volts is not None and amps is not None
                 and charge_frac is not None and array_c is not None):
             self._array.update(around.array_flux_w_m2, array_c + KELVIN, array_w, bus_w, volts, amps, charge_frac)

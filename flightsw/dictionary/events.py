@@ -56,6 +56,11 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(23, "guardian_back", _I, "Guardian answers again"),
     EventRow(24, "plan_fallback", _M, "No plan keeps every limit; planning for the least load: {0}", ("text",)),
     EventRow(25, "plan_failed", _M, "Nothing can be forecast; planning for the least load: {0}", ("text",)),
+    EventRow(26, "node_overdraws", _M,
+             "Node {0} draws {1:.1f} W under a cap of {2:.1f} W, where no job draws over {3:.1f} W",
+             ("u8", "f32", "f32", "f32")),
+    EventRow(27, "node_cycled", _M, "Node {0} switched off for {1:.0f} s, to end a latch-up", ("u8", "f32")),
+    EventRow(28, "node_draw_back", _I, "Node {0} draws {1:.1f} W, what its cap allows", ("u8", "f32")),
     EventRow(29, "clock_stepped", _M, "The clock moved by {0:+.1f} s between two ticks", ("f64",)),
     EventRow(30, "job_queued", _I,
              "Job {0} queued: {1:.0f} units, value {2:.1f}, deadline T+{3:.0f} s, answer due by T+{4:.0f} s",
@@ -140,6 +145,8 @@ EVENTS: tuple[EventRow, ...] = (
     EventRow(111, "monitor_cleared", _I, "Monitor {0}: {1} = {2:g} is back inside {3:g}..{4:g}",
              ("u16", "text", "f64", "f64", "f64")),
     EventRow(112, "time_corrected", _L, "On-board time moved by {0:+.3f} s", ("f64",)),
+    EventRow(114, "sun_missing", _M, "The Sun is gone where the forecast has it shine: not counted on any more"),
+    EventRow(115, "sun_back", _I, "The Sun shines again as forecast"),
 )
 
 BY_NAME: dict[str, EventRow] = {row.name: row for row in EVENTS}

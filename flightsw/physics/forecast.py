@@ -268,12 +268,14 @@ class Forecaster:
         """Roll out: nodes draw `draws_w` for `hold_s`, then everything is shed until the next dark spell ends.
 
         Return the limit that is crossed first at the pessimistic corner and in how many seconds; an empty
-        name when none is.
+        name when none is. A Sun that is gone against the forecast is not counted on all that time.
         """
         rollout = self._backup
         hold = max(1, int(-(-hold_s // STEP_S)))
         steps = min(max(self._steps_to_light(estimate.now_s), _BACKUP_STEPS) + hold, self._horizon_steps)
         self._prepare(rollout, 1.0, estimate, steps, parameters)
+        if estimate.is_shaded:
+            rollout.array_flux_w_m2[:steps] = 0.0
         rollout.slot_steps[0] = hold
         rollout.slot_steps[1] = steps - hold
         for i, watts in enumerate(draws_w):

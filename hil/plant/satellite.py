@@ -432,13 +432,16 @@ class TruthSatellite:
         """Keep a sensor's past for a fault that may come."""
         self._suite.remember(sensor)
 
-    def scale_battery(self, capacity_factor: float, resistance_factor: float) -> None:
-        """Change the pack: charge in cells that are lost goes with them, cells that come back come back empty."""
+    def scale_battery(self, capacity_factor: float, resistance_factor: float, returned_j: float = 0.0) -> float:
+        """Change the pack; return the charge that went with lost cells, J. Cells that come back bring `returned_j`."""
         model, state = self.plant.model, self.plant.state
         model.battery_capacity_j *= capacity_factor
         model.battery_resistance_ohm *= resistance_factor
         self._capacity_j = model.battery_capacity_j
-        state.battery_j = min(state.battery_j * min(1.0, capacity_factor), self._capacity_j)
+        before_j = state.battery_j
+        kept_j = before_j * min(1.0, capacity_factor)
+        state.battery_j = min(kept_j + returned_j, self._capacity_j)
+        return before_j - kept_j
 
     def shade(self, seconds: int) -> None:
         """Take the Sun away for `seconds` from now on: an eclipse that no orbit knows."""

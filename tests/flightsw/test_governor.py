@@ -90,6 +90,23 @@ def test_a_silent_sensor_never_raises_a_cap(now_s, charge, celsius, modes, activ
     assert all(w <= b for w, b in zip(worse, better, strict=True))
 
 
+@settings(max_examples=150, deadline=None)
+@given(times_s, charges, temperatures, power_modes, activities)
+def test_a_missing_sun_never_raises_a_cap(now_s, charge, celsius, modes, activity):  # type: ignore[no-untyped-def]
+    known = estimate(now_s, charge, celsius)
+    lit, shaded = (approved(modes, activity, state) for state in (known, known._replace(is_shaded=True)))
+    assert all(s <= b for s, b in zip(shaded, lit, strict=True))
+
+
+def test_a_sun_that_is_missing_after_an_eclipse_is_not_counted_on():
+    sunrise_s = next(s for s in forecaster().sunrises_s(0.0)) + 30.0
+    state = estimate(sunrise_s, 0.76)
+    assert approved([2, 2, 2, 2], [1.0] * 4, state) == [2, 2, 2, 2]
+    dark = approve([2, 2, 2, 2], [1.0] * 4, state._replace(is_shaded=True))
+    assert "battery_floor_frac" in dark.shed
+    assert all(node.power_mode == 0 for node in dark.nodes)
+
+
 @settings(max_examples=100, deadline=None)
 @given(times_s, charges, temperatures, power_modes, activities, st.integers(0, 3), st.floats(0.0, 0.3))
 def test_more_draw_never_raises_the_total(now_s, charge, celsius, modes, activity, node, more):  # type: ignore[no-untyped-def]

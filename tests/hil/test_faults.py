@@ -96,7 +96,7 @@ def test_a_lost_string_gives_less_power_and_comes_back():
     assert flown(sat, 1).plant.output.array_available_w == pytest.approx(before_w, rel=0.01)
 
 
-def test_lost_cells_take_capacity_and_charge_and_come_back_empty():
+def test_lost_cells_take_capacity_and_charge_and_come_back_as_they_went():
     sat = satellite(seconds=20)
     whole_j, charge_j, ohm = (sat.plant.model.battery_capacity_j, sat.plant.state.battery_j,
                               sat.plant.model.battery_resistance_ohm)
@@ -106,7 +106,8 @@ def test_lost_cells_take_capacity_and_charge_and_come_back_empty():
     assert sat.plant.model.battery_resistance_ohm == pytest.approx(ohm / 0.75)
     assert sat.charge_frac == pytest.approx(0.9, abs=1e-3)
     effect.close()
-    assert sat.charge_frac == pytest.approx(0.9 * 0.75, abs=1e-3)
+    assert sat.charge_frac == pytest.approx(0.9, abs=1e-3)
+    assert sat.plant.model.battery_capacity_j == pytest.approx(whole_j)
     flown(sat, 5)
 
 
