@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,12 +47,27 @@ def ground(*args: object) -> subprocess.CompletedProcess[str]:
 
 
 class Watch:
-    """A `ground watch` whose standard output is a pipe."""
+    """A `ground watch` whose standard output is a pipe that a thread empties: a full one would hold the watch up."""
 
     def __init__(self, port: str, archive: Path) -> None:
         self.process = subprocess.Popen([*GROUND, "watch", "--port", port, "--archive", str(archive)],
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
+        self._read = 0
+        self._changed = threading.Condition()
+        self._over = False
+        self._reader = threading.Thread(target=self._empty)
+        self._reader.start()
+
+    def _empty(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
 
     def __enter__(self) -> Watch:
         self.wait_for("power:")
@@ -60,21 +76,30 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
 
     def wait_for(self, text: str) -> str:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if text in line:
-                return line
-        raise AssertionError(f"{text!r} never came; watch ended with {self.process.wait()}")
+        """Return the next line with `text` in it."""
+        with self._changed:
+            while True:
+                while self._read < len(self.lines):
+                    line = self.lines[self._read]
+                    self._read += 1
+                    if text in line:
+                        return line
+                assert not self._over, f"{text!r} never came; watch ended with {self.process.wait()}"
+                self._changed.wait(1.0)
 
     def stop(self, number: int = signal.SIGINT) -> tuple[int, str]:
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=PATIENCE_S)
-        self.lines += out.splitlines(keepends=True)
-        return self.process.returncode, err
+        self.process.wait(PATIENCE_S)
+        self._reader.join()
+        assert self.process.stderr is not None
+        return self.process.returncode, self.process.stderr.read()
 
 
 def usage_error(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -323,12 +348,14 @@ def test_unplugged_adapter_is_told_and_watch_goes_on(archive: Path) -> None:
 
 
 def test_reader_that_leaves_ends_watch_quietly(satellite: PtySatellite, archive: Path) -> None:
-    with Watch(satellite.port, archive) as watch:
-        assert watch.process.stdout is not None
-        watch.process.stdout.close()
-        watch.process.stdout = None
-        _, err = watch.process.communicate(timeout=PATIENCE_S)
-        assert (watch.process.returncode, err) == (0, "")
+    process = subprocess.Popen([*GROUND, "watch", "--port", satellite.port, "--archive", str(archive)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, err) == (0, "")
 
 
 def test_watch_on_a_terminal_paints_a_screen(satellite: PtySatellite, archive: Path) -> None:
