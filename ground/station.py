@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -86,6 +86,16 @@ _MAY_FOLLOW = {
     CommandState.STARTED: frozenset({CommandState.STARTED, CommandState.COMPLETED, CommandState.FAILED}),
 }
 """What a verification report may change; any other report is a repetition or came late."""
+
+
+def state_after(stages: Iterable[int]) -> CommandState:
+    """Return how far a command is after these subservices of verification, in the order of their coming."""
+    state = CommandState.SENT
+    for stage in stages:
+        after = _STATE_OF_STAGE.get(stage, state)
+        if after in _MAY_FOLLOW.get(state, ()):
+            state = after
+    return state
 
 
 @dataclass(frozen=True, slots=True)

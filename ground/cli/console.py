@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 import time
@@ -32,8 +33,6 @@ def add_command(commands: Commands) -> None:
     _add_mission(parser)
     parser.add_argument("--web", type=whole(1, 65535), nargs="?", const=8000, metavar="N",
                         help="serve it to browsers of this machine on TCP port N (8000); needs the extra 'web'")
-    parser.add_argument("--passes-by", choices=("ground", "satellite"), default="ground",
-                        help="whose clock passes are told by; a rig's satellite lives in days of its own (ground)")
     parser.set_defaults(run=_console)
 
 
@@ -53,6 +52,8 @@ def add_replay(commands: Commands) -> None:
 def _add_mission(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mission", type=Path, metavar="FILE",
                         help="mission file, for passes and eclipses from its elements and stations")
+    parser.add_argument("--passes-by", choices=("ground", "satellite"), default="ground",
+                        help="whose clock passes are told by; a rig's satellite lives in days of its own (ground)")
 
 
 def _console(options: argparse.Namespace) -> int:
@@ -78,7 +79,15 @@ def _console(options: argparse.Namespace) -> int:
         model.start(time.time())
         clock = MonotonicClock(start_s=time.time())  # a clock that is set meanwhile moves no age
         Console(options.archive, model, clock.now_s, status).run()
+        print(f"to see it again: {_replay_line(options)}")
         return EXIT_TROUBLE if session is not None and session.status.trouble else EXIT_COMPLETED
+
+
+def _replay_line(options: argparse.Namespace) -> str:
+    words = ["ground", "replay", str(options.archive)]
+    words += ["--mission", str(options.mission)] if options.mission else []
+    words += ["--passes-by", "satellite"] if options.passes_by == "satellite" else []
+    return shlex.join(words)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -90,6 +99,7 @@ def _serve(options: argparse.Namespace) -> int:
         return EXIT_TROUBLE
     words = [sys.executable, "-m", "ground", "console", "--archive", str(options.archive)]
     words += ["--mission", str(options.mission)] if options.mission else []
+    words += ["--passes-by", options.passes_by]
     Server(shlex.join(words), port=options.web, title="Ground station").serve()
     return EXIT_COMPLETED
 
@@ -97,15 +107,22 @@ def _serve(options: argparse.Namespace) -> int:
 class ReplayClock:
     """A clock that goes over the past: paused, at a rate, or set elsewhere."""
 
-    def __init__(self, start_s: float, rate: float, real_s: Callable[[], float]) -> None:
+    def __init__(self, start_s: float, end_s: float, rate: float, real_s: Callable[[], float]) -> None:
+        """It stands still at `end_s`."""
         self.rate = rate
+        self._end_s = end_s
         self._real_s = real_s
         self._from_s, self._then_s = start_s, real_s()
         self._resume = rate or 1.0
 
     def now_s(self) -> float:
         """The moment of the past that is shown."""
-        return self._from_s + (self._real_s() - self._then_s) * self.rate
+        return min(self._end_s, self._from_s + (self._real_s() - self._then_s) * self.rate)
+
+    @property
+    def is_over(self) -> bool:
+        """True at the end."""
+        return self.now_s() >= self._end_s
 
     def steer(self, key: str) -> None:
         """Pause or go on (blank), faster (+), slower (-), a minute on (])."""
@@ -135,15 +152,15 @@ def _replay(options: argparse.Namespace) -> int:
         if first is None:
             raise StoreError(f"archive {options.archive} holds no packet")
         start_s = first.received_s if options.since is None else options.since
-        clock = ReplayClock(start_s, options.rate, MonotonicClock().now_s)
+        clock = ReplayClock(start_s, archive.last_reception_s(), options.rate, MonotonicClock().now_s)
 
         def fresh(at_s: float) -> Model:
-            model = Model(archive, sky)
+            model = Model(archive, sky, by_satellite=options.passes_by == "satellite")
             model.start(at_s)
             return model
 
         def status() -> Status:
-            return Status(options.archive.name, mode="replay", rate=clock.rate)
+            return Status(options.archive.name, mode="replay", rate=math.inf if clock.is_over else clock.rate)
 
         def steer(key: str) -> None:
             clock.steer(key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import textwrap
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +33,8 @@ from flightsw.errors import FlightError
 from ground.archive import Archive, EventEntry
 from ground.console import palette, views
 from ground.console.model import Job, Model, open_jobs
-from ground.console.views import Line, Status
+from ground.console.palette import Choice
+from ground.console.views import Line, Status, time_text
 from ground.relay import Progress, ask, send_through
 from ground.station import CommandState
 from ground.watch import command_text, utc_text
@@ -43,19 +45,21 @@ _PARTS = ("head", "tabs", "body", "foot")
 _PLOT_S = 2.0  # between drawings of a plot
 _TIMEOUT_S = 30.0
 _HELP = """\
- 1..8        pages: overview values plots jobs events commands passes files
- Tab         next page              Shift+Tab  the one before
- Up Down     scroll; choose a job or an event         PgUp PgDn Home End
- :           command palette: type, Tab completes, Enter sends, Esc leaves
-             a hazardous one is armed on board by Enter, sent by FIRE
- s           events: least severity shown
- a           events: acknowledge the chosen one       A  all shown
- Space + -   replay: pause, faster, slower            ] [  minute on, back
- ?           this help              q  leave (the session goes with it)
+ 1..8          pages         Tab, Shift+Tab   next page, the one before
+ Up Down       scroll; choose a job or an event      PgUp PgDn Home End
+ :             command: type, Tab completes, Enter sends, Esc leaves;
+               Up on an empty line brings the last one back.
+               A hazardous one is armed on board by Enter, sent by FIRE.
+ :upload FILE  send a file; a signed bundle (NAME.job) becomes a job
+ :download NAME  get a file; file.list has the satellite name them
+ s             events: least severity shown
+ a   A         events: acknowledge the chosen one, all shown
+ Space + -     replay: pause, faster, slower    ] [  a minute on, back
+ ?   q         this help; leave (the session goes with it)
 
- !  limit crossed   ~  near a limit   ?  stale   *  not acknowledged
- Shaded: eclipse.   Dotted, after now: the satellite's own forecast.
- A value that is missing is written so; it is never a number."""
+ ! limit crossed   ~ near a limit   ? stale   * not acknowledged
+ Plots: shaded is eclipse; dotted, after now, the satellite's forecast.
+ What is missing is written so; it is never a number."""
 
 
 Sender = Callable[[Command, tuple[Value, ...], Callable[[str, str], object] | None], None]
@@ -127,12 +131,13 @@ class Palette(ModalScreen[None]):
     Enter, and sent by the word FIRE once the satellite has said that it is armed.
     """
 
-    def __init__(self, send: Sender, order: Callable[[str, str], None], now: Callable[[], float], armed_s: float,
-                 history: list[str]) -> None:
-        """`armed_s` is how long the satellite stays armed."""
+    def __init__(self, send: Sender, order: Callable[[str, str], None], files: Callable[[str, str], list[Choice]],
+                 now: Callable[[], float], armed_s: float, history: list[str]) -> None:
+        """`files` gives what a verb's word may become; `armed_s` is how long the satellite stays armed."""
         super().__init__()
         self._send = send
         self._order = order
+        self._files = files
         self._now = now
         self._armed_s = armed_s
         self._history = history
@@ -169,7 +174,7 @@ class Palette(ModalScreen[None]):
             if event.value.strip() == "FIRE" and self._now() < self._armed_until_s:
                 self._finish(*self._hazard)
             return
-        reading = palette.read(event.value.rstrip())
+        reading = self._read(event.value.rstrip())
         if reading.order is not None:
             self._history.append(event.value.rstrip())
             self._order(*reading.order)
@@ -190,10 +195,13 @@ class Palette(ModalScreen[None]):
             return
         self._finish(reading.row, reading.values)
 
+    def _read(self, line: str) -> palette.Reading:
+        return palette.read(line, self._files)
+
     def _complete(self) -> None:
         """Take the choice that is marked."""
         line = self.query_one(Input)
-        reading = palette.read(line.value)
+        reading = self._read(line.value)
         if self._hazard is None and reading.choices:
             line.value = palette.complete(line.value, reading.choices[min(self._chosen, len(reading.choices) - 1)])
             line.cursor_position = len(line.value)
@@ -205,7 +213,7 @@ class Palette(ModalScreen[None]):
             line.value = self._history[-1]
             line.cursor_position = len(line.value)
             return
-        count = len(palette.read(line.value).choices)
+        count = len(self._read(line.value).choices)
         self._chosen = max(0, min(count - 1, self._chosen + step))
         self._show()
 
@@ -242,20 +250,23 @@ class Palette(ModalScreen[None]):
                 views.cut([(f"type FIRE and Enter within {left_s:.0f} s; Esc leaves it unfired" if left_s > 0.0
                             else "Esc leaves", "yellow")], width)])
             return
-        reading = palette.read(self.query_one(Input).value)
+        reading = self._read(self.query_one(Input).value)
         shown: list[Line] = [views.cut([(reading.problem or reading.hint, "bold red" if reading.problem else "cyan")],
                                        width)]
         if reading.problem and reading.hint:
             shown.append(views.cut([(reading.hint, "cyan")], width))
         if reading.row is not None and reading.row.hazardous:
             shown.append([("HAZARDOUS: Enter arms it on board, then FIRE sends it", "bold red")])
-        room = max(1, lines.size.height - len(shown))
+        marked = reading.choices[min(self._chosen, len(reading.choices) - 1)].meaning if reading.choices else ""
+        whole = textwrap.wrap(marked, width - 2) if len(marked) > width - 20 else []
+        room = max(1, lines.size.height - len(shown) - len(whole))
         first = max(0, self._chosen - room + 1)
         for i, choice in enumerate(reading.choices[first : first + room], start=first):
             style = "reverse" if i == self._chosen else ""
             shown.append(views.fill([(f" {choice.word:<18} ", f"bold {style}".strip()), (choice.meaning, style)],
                                     width))
-        lines.show(shown)
+        shown += [[] for _ in range(lines.size.height - len(shown) - len(whole))]
+        lines.show([*shown, *([(f" {line}", "cyan")] for line in whole)])
 
 
 class Console(App[None]):
@@ -309,10 +320,14 @@ class Console(App[None]):
 
     def tick(self) -> None:
         """Take in what came, and paint."""
+        newest = self.model.events[-1].event_id if self.model.events else 0
         try:
             self.model.refresh(self._clock())
         except FlightError as error:
             self.say(str(error))
+        told = [e for e in self.model.events if e.event_id > newest and e.severity >= Severity.LOW]
+        if told:
+            self.say(f"{time_text(told[-1].obt_s)} {told[-1].text}")
         self.paint()
 
     def paint(self) -> None:
@@ -325,7 +340,10 @@ class Console(App[None]):
         if not width or not rows:
             return
         try:
-            head.show(views.header(self.model, self._status(), width))
+            top = views.header(self.model, self._status(), width)
+            if head.size.height != len(top):
+                head.styles.height = len(top)
+            head.show(top)
             tabs.show([self._tabs(width)])
             body.show(self._body(width, rows))
         except FlightError as error:  # for instance elements that are too old to predict a pass from
@@ -404,7 +422,21 @@ class Console(App[None]):
             self.say("this is a replay: nothing is sent")
             return
         armed_s = self.model.limit("arm_valid_s")
-        self.push_screen(Palette(self.send, self.order_file, self._clock, armed_s, self._history))
+        self.push_screen(Palette(self.send, self.order_file, self._files, self._clock, armed_s, self._history))
+
+    def _files(self, verb: str, word: str) -> list[Choice]:
+        """Return files that a word may become: of this machine to send, those that the satellite told of to get."""
+        if verb == "download":
+            told = {str(e.args[0]): e.text for e in self.model.events if e.name in {"file_listed", "file_received"}}
+            return [Choice(name, text) for name, text in told.items() if name.startswith(word) and name != word]
+        folder, _, begun = word.rpartition("/")
+        try:
+            found = sorted((Path(folder or "/") if "/" in word else Path()).expanduser().iterdir())
+        except OSError:
+            return []
+        head = word[: len(word) - len(begun)]
+        return [Choice(f"{head}{path.name}{'/' if path.is_dir() else ''}", "")
+                for path in found if path.name.startswith(begun) and path.name != begun and " " not in path.name]
 
     def send(self, row: Command, values: tuple[Value, ...], heard: Callable[[str, str], object] | None = None) -> None:
         """Send a command through the owner of the port; its stages come back through the archive.
@@ -436,14 +468,15 @@ class Console(App[None]):
 
     def order_file(self, verb: str, name: str) -> None:
         """Have the owner of the port send or get a file; how far it is stands on the page of files."""
-        path = Path(name).expanduser().absolute()
-        request = {"file": verb, "name": path.name, "path": str(path)} if verb == "upload" else {
+        path, upwards = Path(name).expanduser().absolute(), verb == "upload"
+        request = {"file": verb, "name": path.name, "path": str(path)} if upwards else {
             "file": verb, "name": name}
-        if verb == "upload" and not path.is_file():
+        if upwards and not path.is_file():
             self.say(f"{name}: no such file")
             return
         self._page = _PAGES.index("files")
-        self._ask_files(request, lambda line: self.say(f"{verb} {name}: {line['state']}"))
+        self._ask_files(request, lambda line: self.say(
+            f"{verb} {path.name}: {line['state']}" + (f", in {line['path']}" if line["path"] and not upwards else "")))
 
     def _ask_files(self, request: dict[str, str], told: Callable[[dict[str, Any]], object],
                    ended: Callable[[], object] = lambda: None) -> None:
@@ -505,7 +538,8 @@ class Console(App[None]):
             lines = [views.event_line(one, width) if isinstance(one, EventEntry) else views.job_line(model, one, width)
                      for one in found]
             head = views.jobs_rule(model, width) if name == "jobs" else None
-            text = f"{utc_text(found[at].obt_s)}  {found[at].text}" if found else ""
+            text = ("" if not found else views.job_detail(model, one) if isinstance(one := found[at], Job)
+                    else views.in_utc(model, f"{utc_text(one.obt_s)}  {one.text}"))
             return [*([head] if head else []),
                     *views.chosen(lines, at, text, width, rows - (head is not None))]
         if name == "files":

@@ -18,9 +18,10 @@ from flightsw.dictionary import parameters
 from flightsw.dictionary.telemetry import HOUSEKEEPING, unpack_housekeeping
 from flightsw.errors import LinkError
 from flightsw.link.packets import unpack_tm
+from flightsw.link.services import STAGE_FAILED, STAGE_NOT_ACCEPTED
 from ground.archive import Archive, CommandEntry, EventEntry, PacketRow, Series
 from ground.passes import Sky
-from ground.station import HousekeepingReport
+from ground.station import HousekeepingReport, state_after
 from ground.watch import is_stale
 
 TRENDS = ("battery_soc_frac", "sun_frac", "array_w", "bus_w", "budget_w", "plate_c", "radiator_c", "battery_c",
@@ -30,6 +31,7 @@ TREND_S = 2.5 * 3600.0
 
 _KEPT = 1000
 _WHERE = {point.name: (row.sid, i) for row in HOUSEKEEPING for i, point in enumerate(row.points)}
+_REJECTED = (STAGE_NOT_ACCEPTED, STAGE_FAILED)
 _OPEN = ("queued", "promised", "running", "held")
 _STATE_OF_EVENT = {
     "job_queued": "queued", "job_promised": "promised", "job_refused": "refused", "job_started": "running",
@@ -196,15 +198,23 @@ class Model:
             for entry in commands:
                 if entry.verb == "job.submit" and len(entry.args) > 1:
                     self._names[int(entry.args[0])] = str(entry.args[1])
+                    self._note_rejection(entry)
         for event in self.archive.newest_events(self._event_id, last, _KEPT):
             self._event_id = event.event_id
             self.events.append(event)
             self._note_job(event)
         self.parameters = self.archive.parameters(last)
 
+    def _note_rejection(self, entry: CommandEntry) -> None:
+        """Put a submission that the satellite did not take onto the board: it is where its owner looks."""
+        job_id = int(entry.args[0])
+        wrong = next((stage for stage in entry.stages if stage.stage in _REJECTED), None)
+        if wrong is not None and job_id not in self.jobs:
+            self.jobs[job_id] = Job(job_id, "", "rejected", f"Job {job_id} rejected: {wrong.text}", wrong.received_s)
+
     def _note_job(self, event: EventEntry) -> None:
         if event.name == "bundle_accepted":
-            self._names[int(event.args[1] or 0)] = f"{event.args[2]}/{event.args[3]}"
+            self._names[int(event.args[1] or 0)] = f"{event.args[3]} of {event.args[2]}"
         state = _STATE_OF_EVENT.get(event.name)
         if state is None:
             return
@@ -290,7 +300,7 @@ def _as_of(entry: CommandEntry, now_s: float) -> CommandEntry:
     """Return a command as it stood at a time: what a replay shows."""
     stages = tuple(stage for stage in entry.stages if stage.received_s <= now_s)
     return entry if len(stages) == len(entry.stages) else entry._replace(
-        stages=stages, state="accepted" if stages else "sent")
+        stages=stages, state=state_after(stage.stage for stage in stages))
 
 
 def open_jobs(jobs: Sequence[Job]) -> list[Job]:

@@ -1,10 +1,12 @@
 """The command line of the console: what can be typed next, and what is wrong with what was typed.
 
-Pure. Verbs, arguments, bounds and code names come from the dictionary, so a new telecommand completes by itself.
+Pure; names of files are given to it. Verbs, arguments, bounds and code names come from the dictionary, so a new
+telecommand completes by itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flightsw.dictionary.commands import COMMANDS, Arg, Command, Value, check_argument, parse_text_argument
@@ -23,6 +25,8 @@ class Choice(NamedTuple):
 FILE_VERBS = {"upload": ("FILE", "Send a file of this machine to the satellite; a signed bundle becomes a job."),
               "download": ("NAME", "Get a file from the satellite; file.list names them.")}
 """What the owner of the port does with files; not telecommands themselves."""
+
+_SELDOM = ("arm", "key.")  # typed by hand: hardly ever; they stand last
 
 
 class Reading(NamedTuple):
@@ -53,19 +57,21 @@ def words_of(line: str) -> list[str]:
     return [*words, word]
 
 
-def read(line: str) -> Reading:
-    """Read a line as far as it was typed."""
+def read(line: str, files: Callable[[str, str], Sequence[Choice]] = lambda _verb, _word: ()) -> Reading:
+    """Read a line as far as it was typed; `files` gives the files that a verb's word may become."""
     words = words_of(line.lstrip())
     row = COMMANDS.get(words[0])
     if words[0] in FILE_VERBS:
         name, meaning = FILE_VERBS[words[0]]
         whole = len(words) == 2 and bool(words[1])
-        return Reading((), f"{name}: {meaning}", "" if len(words) < 3 else f"{words[0]} takes one {name}",
+        choices = tuple(files(words[0], words[1])) if len(words) == 2 else ()
+        return Reading(choices, f"{name}: {meaning}", "" if len(words) < 3 else f"{words[0]} takes one {name}",
                        order=(words[0], words[1]) if whole else None)
     if len(words) == 1 and (row is None or row.args):
-        choices = (*(Choice(c.verb, ("HAZARDOUS  " if c.hazardous else "") + c.description)
-                     for c in COMMANDS.values() if words[0] in c.verb),
-                   *(Choice(verb, meaning) for verb, (_, meaning) in FILE_VERBS.items() if words[0] in verb))
+        known = [*(Choice(verb, meaning) for verb, (_, meaning) in FILE_VERBS.items()),
+                 *(Choice(c.verb, ("HAZARDOUS  " if c.hazardous else "") + c.description) for c in COMMANDS.values())]
+        choices = tuple(sorted((one for one in known if words[0] in one.word),
+                               key=lambda one: (not one.word.startswith(words[0]), one.word.startswith(_SELDOM))))
         problem = "" if choices else f"no telecommand {words[0]!r}"
         return Reading(choices, "a telecommand; Tab completes", problem)
     if row is None:
@@ -90,9 +96,9 @@ def read(line: str) -> Reading:
 
 
 def complete(line: str, choice: Choice) -> str:
-    """Return the line with its last word replaced by a choice, and a blank."""
+    """Return the line with its last word replaced by a choice, and a blank where it ends there."""
     head = line[: len(line) - len(words_of(line)[-1])]
-    return f"{head}{choice.word} "
+    return f"{head}{choice.word}{'' if choice.word.endswith('/') else ' '}"
 
 
 def argument_text(arg: Arg) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,11 +37,13 @@ _LEVEL_STYLE = {Level.GOOD: "", Level.NEAR: "yellow", Level.CROSSED: "bold red",
                 Level.STALE: "dim italic"}
 _SEVERITY_STYLE = {Severity.INFO: "", Severity.LOW: "cyan", Severity.MEDIUM: "yellow", Severity.HIGH: "bold red"}
 _JOB_STYLE = {"running": "bold green", "promised": "green", "held": "yellow", "queued": "cyan", "refused": "yellow",
-              "failed": "bold red", "withdrawn": "bold red", "expired": "yellow", "finished": "dim", "cancelled": "dim"}
+              "rejected": "yellow", "failed": "bold red", "withdrawn": "bold red", "expired": "yellow",
+              "finished": "dim", "cancelled": "dim"}
 _STATE_STYLE = {"completed": "green", "accepted": "cyan", "sent": "cyan", "rejected": "bold red", "failed": "bold red",
                 "no answer": "yellow", "not sent": "bold red"}
 _ECLIPSE = " on grey19"
 _MODE_STYLE = {"COMPUTE": "bold black on green", "STANDBY": "bold black on cyan", "SAFE": "bold black on yellow"}
+_MISSION_TIME = re.compile(r"T\+(\d+) s")
 _PAST_S, _AHEAD_S = 5700.0, 5700.0
 _BAR = 24
 
@@ -52,7 +56,7 @@ class Status(NamedTuple):
     bad: int = 0
     lost_frames: int = 0
     mode: str = "live"  # live, following, replay
-    rate: float = 1.0
+    rate: float = 1.0  # of a replay: 0 is paused, infinite is at its end
 
 
 # -- pieces
@@ -106,7 +110,7 @@ def time_text(unix_s: float) -> str:
 
 
 def header(model: Model, status: Status, width: int) -> list[Line]:
-    """Two lines: mode, signal and link; then the pass clock. Trouble takes the first one's end."""
+    """Two lines: mode, signal and link; then the pass clock. What is wrong with the line takes lines of its own."""
     now_s = model.now_s
     mode, stale = model.value("mode")
     text = value_text(POINT_BY_NAME["mode"], mode) if mode is not None else "unknown"
@@ -119,17 +123,17 @@ def header(model: Model, status: Status, width: int) -> list[Line]:
         age_s = max(0.0, now_s - model.heard_s)
         first.append((f"  heard {age_text(age_s)} ago", "bold yellow" if age_s > 60.0 else "green"))
     if status.mode == "replay":
-        first.append((f"  REPLAY x{status.rate:g}" if status.rate else "  REPLAY paused", "bold magenta"))
+        rate = "paused" if not status.rate else f"x{status.rate:g}" if math.isfinite(status.rate) else "at its end"
+        first.append((f"  REPLAY {rate}", "bold magenta"))
     open_events = sum(e.severity >= Severity.MEDIUM and e.acknowledged_s is None for e in model.events)
     if open_events:
         first.append((f"  {open_events} to acknowledge", "bold red"))
-    if status.trouble:
-        first.append((f"  {status.trouble} ", "bold white on red"))
-    else:
-        first.append((f"  {status.source}  packets {model.packets}"
-                      + (f"  bad {status.bad}" if status.bad else "")
-                      + (f"  lost frames {status.lost_frames}" if status.lost_frames else ""), DIM))
-    return [cut(first, width), cut(pass_clock(model, model.sky_s, width), width)]
+    first.append((f"  packets {model.packets}"
+                  + (f"  bad {status.bad}" if status.bad else "")
+                  + (f"  lost frames {status.lost_frames}" if status.lost_frames else "") + f"  {status.source}", DIM))
+    wrong = textwrap.wrap(status.trouble, width - 2)[:3]
+    return [cut(first, width), cut(pass_clock(model, model.sky_s, width), width),
+            *([(part, "bold white on red") for part, _ in fill([(f" {line}", PLAIN)], width)] for line in wrong)]
 
 
 def pass_clock(model: Model, now_s: float, width: int) -> Line:
@@ -372,7 +376,7 @@ def _joined(line: Line) -> Line:
 # -- jobs, events, commands, passes
 
 
-_COUNTED = ("running", "promised", "held", "queued", "refused", "finished")
+_COUNTED = ("running", "promised", "held", "queued", "refused", "rejected", "failed", "finished")
 
 
 def jobs(model: Model, width: int) -> list[Line]:
@@ -395,8 +399,27 @@ def job_line(model: Model, job: Job, width: int) -> Line:
     text = job.text.removeprefix("Promise of ").removeprefix("Job ").removeprefix("job ").partition(" ")[2]
     text = text.removeprefix(f"{job.state}: ") if job.state != "running" else ""
     return cut([(f"{job.state:<9} ", _JOB_STYLE.get(job.state, "")), (f"{job.job_id:>8} ", BOLD),
-                (f"{model.name_of(job)[:16]:<16} ", PLAIN), (f"{when} ", PLAIN), (f"{node:<7}", "green"),
+                (f"{_name(model, job)[:16]:<16} ", PLAIN), (f"{when} ", PLAIN), (f"{node:<7}", "green"),
                 (text, DIM)], width)
+
+
+def _name(model: Model, job: Job) -> str:
+    return model.name_of(job).partition(" of ")[0]
+
+
+def job_detail(model: Model, job: Job) -> str:
+    """Return all that was said last of a job, mission times with the time of day."""
+    name = model.name_of(job)
+    return in_utc(model, f"{utc_text(job.obt_s)}  {f'{name}: ' if name else ''}{job.text}")
+
+
+def in_utc(model: Model, said: str) -> str:
+    """Put the time of day beside each mission time (T+) in what the satellite said."""
+    def with_utc(found: re.Match[str]) -> str:
+        moment = model.utc_of(float(found[1]))
+        return found[0] if moment is None else f"{found[0]} ({utc_text(moment)})"
+
+    return _MISSION_TIME.sub(with_utc, said)
 
 
 def chosen(lines: Sequence[Line], index: int, detail: str, width: int, rows: int) -> list[Line]:
@@ -431,16 +454,20 @@ def commands(model: Model, width: int, rows: int = 1 << 30) -> list[Line]:
 
 
 def command_lines(entry: CommandEntry, width: int) -> list[Line]:
-    """Return a command's line, and a second one that says why where it went wrong."""
-    style = _STATE_STYLE.get(entry.state, "")
-    line: Line = [(f"{time_text(entry.sent_s)} ", DIM), (command_text(entry.verb, entry.args), BOLD), ("  sent", DIM)]
+    """Return a command and its stages, in two lines where one is too short; then why, where it went wrong."""
+    line: Line = [(f"{time_text(entry.sent_s)} ", DIM), (command_text(entry.verb, entry.args), BOLD)]
+    stages: Line = [("  sent", DIM)]
     for stage in entry.stages:
-        line.append((f" → {STAGE_NAME.get(stage.stage, f'1,{stage.stage}')} {stage.received_s - entry.sent_s:.1f} s",
-                     "bold red" if stage.stage % 2 == 0 else "green"))
+        stages.append((f" → {STAGE_NAME.get(stage.stage, f'1,{stage.stage}')} {stage.received_s - entry.sent_s:.1f} s",
+                       "bold red" if stage.stage % 2 == 0 else "green"))
     if not entry.stages or entry.state in {"no answer", "not sent"}:
-        line.append((f" → {entry.state}", style))
+        stages.append((f" → {entry.state}", _STATE_STYLE.get(entry.state, "")))
+    indent: Line = [("         ", PLAIN)]
+    fits = sum(len(text) for text, _ in line + stages) <= width
+    lines = [[*line, *stages]] if fits else [line, [*indent[:1], *stages]]
     why = next((f"{stage.text} (code {stage.code})" for stage in entry.stages if stage.stage % 2 == 0), "")
-    return [cut(line, width)] + ([cut([("         ", PLAIN), (why, "red")], width)] if why else [])
+    lines += [[*indent, (part, "red")] for part in textwrap.wrap(why, max(20, width - 9))[:2]]
+    return [cut(one, width) for one in lines]
 
 
 STAGE_NAME = {1: "accepted", 2: "REJECTED", 3: "started", 4: "START FAILED", 5: "progress", 6: "PROGRESS FAILED",
@@ -471,21 +498,26 @@ def pass_line(contact: Contact, now_s: float, width: int) -> Line:
 
 def files(transfers: Sequence[Mapping[str, Any]], width: int) -> list[Line]:
     """File transfers as the owner of the port tells of them: how far, how fast, in which state."""
-    titles = f" {'transfer':>8}     {'name':<26} {'':<20} {'done':>5} {'size':>11} {'rate':>10}  state"
+    if not transfers:
+        return [[(" no transfers; : upload FILE sends one, : download NAME gets one", DIM)]]
+    name_room, bar_room = (26, 20) if width >= 100 else (22, 8)
+    titles = f" {'number':>6}   {'name':<{name_room}} {'':<{bar_room}} {'done':>4} {'size':>10} {'rate':>10} state"
     lines: list[Line] = [cut([(titles, BOLD)], width)]
     for one in transfers:
         size, done = one["size"], one["done"]
         share = done / size if size else float(one["state"] == "delivered")
-        bar = int(20 * min(1.0, share))
+        bar = int(bar_room * min(1.0, share))
         over = one["state"] in {"delivered", "failed", "cancelled"}
         style = {"delivered": "green", "failed": "bold red", "cancelled": "yellow"}.get(one["state"], "")
         rate = "" if over else f"{one['rate_octets_s'] / 1000.0:.1f} kB/s"
         state = one["state"] if one["condition"] in {"no_error", ""} else f"{one['state']}: {one['condition']}"
-        numbers = f" {share:>4.0%} {'' if size is None else f'{size:,}':>11} {rate:>10}  "
-        lines.append(cut([(f" {one['transfer']:>8} {'↑' if one['direction'] == 'up' else '↓'}   ", PLAIN),
-                          (f"{one['name'] or '(not known yet)':<26.26} ", BOLD), ("█" * bar, "green"),
-                          ("░" * (20 - bar), DIM), (numbers, PLAIN), (state, style)], width))
-    return lines if transfers else [[(" no transfers; : upload FILE sends one, : download NAME gets one", DIM)]]
+        numbers = f" {share:>4.0%} {'' if size is None else f'{size:,}':>10} {rate:>10} "
+        lines.append(cut([(f" {one['transfer']:>6} {'↑' if one['direction'] == 'up' else '↓'} ", PLAIN),
+                          (f"{one['name'] or '(not known yet)':<{name_room}.{name_room}} ", BOLD),
+                          ("█" * bar, "green"), ("░" * (bar_room - bar), DIM), (numbers, PLAIN),
+                          (state, style)], width))
+    where = next((Path(one["path"]).parent for one in transfers if one["direction"] == "down" and one["path"]), None)
+    return lines if where is None else [*lines, [], cut([(f" received files: {where}", DIM)], width)]
 
 
 # -- overview

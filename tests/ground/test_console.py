@@ -136,6 +136,38 @@ def test_job_board_follows_events_and_says_why(one: Pass) -> None:
     assert "ENERGY; binding BATTERY_FLOOR_FRAC at T+900 s; deadline that would do: T+7200 s" in board
 
 
+def test_a_submission_that_was_rejected_is_on_the_board_and_never_shown_as_accepted(one: Pass) -> None:
+    one.report(1, t_s=5.0)
+    sent = one.station.send("job.submit", (5, "cloud_mask", 20.0, 0.9, 3.0, 3600.0, 0), 6.0)
+    one.wire.take_sent()
+    for received_s in (7.0, 9.0):  # said twice
+        one.archive.add_packet(START_S + received_s, START_S + received_s, APID, 1, 2, 0, b"")
+        one.archive.add_verification(sent.command_id, sent.request_id, 2, 3, "needs mode COMPUTE", START_S)
+        one.archive.flush()
+    past = Model(one.reader)
+    past.start(START_S + 8.0)  # between the two
+    assert past.commands[0].state == "rejected"
+    board = text(views.jobs(past, 120))
+    assert "1 rejected" in board
+    assert "rejected         5 cloud_mask       at 12:00:07" in board
+    assert "needs mode COMPUTE" in board
+
+
+def test_long_commands_show_their_stages_on_a_narrow_screen(one: Pass) -> None:
+    one.report(1, t_s=5.0)
+    one.station.send("job.submit", (5, "a_long_name_of_a_job", 20.0, 0.9, 3.0, 3600.0, 0), 6.0)
+    one.t_s = 7.0
+    one.exchange()
+    page = text(views.commands(one.model, 80))
+    assert page.splitlines()[0].endswith(" NONE")
+    assert "sent → REJECTED 1.0 s" in page.splitlines()[1]
+
+
+def test_mission_times_are_told_in_utc(one: Pass) -> None:
+    one.report(1, t_s=5.0)
+    assert views.in_utc(one.model, "deadline T+3600 s, T+x") == "deadline T+3600 s (2026-03-20T13:00:00Z), T+x"
+
+
 # -- pages
 
 
@@ -145,7 +177,7 @@ def test_header_tells_mode_signal_and_the_pass(one: Pass) -> None:
     assert "no signal" in text(views.header(one.model, Status("dev"), 80))
     one.report(1, t_s=4400.0)  # before the pass over Santiago at 13:14:27
     head = text(views.header(one.model, Status("dev", bad=2), 80))
-    assert " SAFE  2026-03-20 13:13:20Z  heard 0.0 s ago  dev  packets 1  bad 2" in head
+    assert " SAFE  2026-03-20 13:13:20Z  heard 0.0 s ago  packets 1  bad 2  dev" in head
     assert "AOS Santiago in 00:01:0" in head
     assert "14° high" in head
     one.report(1, t_s=4600.0)
@@ -157,6 +189,9 @@ def test_header_tells_mode_signal_and_the_pass(one: Pass) -> None:
     assert "SAFE?" in head
     assert "heard 100 s ago" in head or "heard 2 min ago" in head
     assert "port is gone" in head
+    wrong = "what is wrong can be read at any width"
+    narrow = views.header(one.model, Status("dev", f"{wrong}; {wrong}; {wrong}"), 60)
+    assert " ".join("".join(t for t, _ in line) for line in narrow[2:]).split() == f"{wrong}; {wrong}; {wrong}".split()
 
 
 def test_values_are_marked_by_limit_and_age(one: Pass) -> None:
@@ -268,11 +303,21 @@ def test_palette_takes_orders_for_files() -> None:
     assert "takes one NAME" in palette.read("download a b").problem
 
 
+def test_palette_completes_files(tmp_path: Path) -> None:
+    def files(verb: str, word: str) -> list[palette.Choice]:
+        return [palette.Choice(name, verb) for name in ("jobs/", "job.job") if name.startswith(word)]
+
+    reading = palette.read("upload jo", files)
+    assert [choice.word for choice in reading.choices] == ["jobs/", "job.job"]
+    assert palette.complete("upload jo", reading.choices[0]) == "upload jobs/"
+    assert palette.complete("upload jo", reading.choices[1]) == "upload job.job "
+
+
 def test_files_show_progress_and_rate() -> None:
     one = {"transfer": "1:7", "direction": "up", "name": "cloud_mask.job", "size": 1000, "done": 500,
            "rate_octets_s": 2500.0, "state": "active", "condition": "no_error", "path": ""}
     page = text(views.files([one, {**one, "state": "failed", "condition": "file_checksum", "size": None}], 120))
-    assert "1:7 ↑   cloud_mask.job             ██████████░░░░░░░░░░  50%       1,000   2.5 kB/s  active" in page
+    assert "1:7 ↑ cloud_mask.job             ██████████░░░░░░░░░░  50%      1,000   2.5 kB/s active" in page
     assert "failed: file_checksum" in page
     assert "no transfers" in text(views.files([], 80))
 
@@ -442,7 +487,7 @@ def test_replay_goes_over_the_same_console_and_sends_nothing(one: Pass) -> None:
     from ground.cli.console import ReplayClock
 
     real = [0.0]
-    clock = ReplayClock(START_S, 10.0, lambda: real[0])
+    clock = ReplayClock(START_S, START_S + 100.0, 10.0, lambda: real[0])
     real[0] = 3.0
     assert clock.now_s() == START_S + 30.0
     clock.steer(" ")
@@ -455,7 +500,11 @@ def test_replay_goes_over_the_same_console_and_sends_nothing(one: Pass) -> None:
     assert clock.now_s() == START_S + 90.0
     clock.steer("-")
     clock.steer("[")
-    assert (clock.rate, clock.now_s()) == (10.0, START_S + 30.0)
+    assert (clock.rate, clock.now_s(), clock.is_over) == (10.0, START_S + 30.0, False)
+    real[0] = 500.0
+    assert (clock.now_s(), clock.is_over) == (START_S + 100.0, True)
+    clock.steer("[")
+    assert clock.now_s() == START_S + 40.0
 
 
 def test_archive_that_grows_by_blocks_is_followed_without_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
