@@ -45,17 +45,17 @@ _PARTS = ("head", "tabs", "body", "foot")
 _PLOT_S = 2.0  # between drawings of a plot
 _TIMEOUT_S = 30.0
 _HELP = """\
- 1..8          pages         Tab, Shift+Tab   next page, the one before
- Up Down       scroll; choose a job or an event      PgUp PgDn Home End
- :             command: type, Tab completes, Enter sends, Esc leaves;
-               Up on an empty line brings the last one back.
-               A hazardous one is armed on board by Enter, sent by FIRE.
- :upload FILE  send a file; a signed bundle (NAME.job) becomes a job
+ 1..8            pages         Tab, Shift+Tab   next page, the one before
+ Up Down         scroll; choose a job or an event    PgUp PgDn Home End
+ :               command: type, Tab completes, Enter sends, Esc leaves;
+                 Up on an empty line brings the last one back.
+                 A hazardous one is armed on board by Enter, sent by FIRE.
+ :upload FILE    send a file; a signed bundle (NAME.job) becomes a job
  :download NAME  get a file; file.list has the satellite name them
- s             events: least severity shown
- a   A         events: acknowledge the chosen one, all shown
- Space + -     replay: pause, faster, slower    ] [  a minute on, back
- ?   q         this help; leave (the session goes with it)
+ s               events: least severity shown
+ a   A           events: acknowledge the chosen one, all shown
+ Space + -       replay: pause, faster, slower    ] [  a minute on, back
+ ?   q           this help; leave (the session goes with it)
 
  ! limit crossed   ~ near a limit   ? stale   * not acknowledged
  Plots: shaded is eclipse; dotted, after now, the satellite's forecast.
@@ -436,7 +436,8 @@ class Console(App[None]):
             return []
         head = word[: len(word) - len(begun)]
         return [Choice(f"{head}{path.name}{'/' if path.is_dir() else ''}", "")
-                for path in found if path.name.startswith(begun) and path.name != begun and " " not in path.name]
+                for path in found if path.name.startswith(begun) and " " not in path.name
+                and (path.name != begun or path.is_dir())]
 
     def send(self, row: Command, values: tuple[Value, ...], heard: Callable[[str, str], object] | None = None) -> None:
         """Send a command through the owner of the port; its stages come back through the archive.

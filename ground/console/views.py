@@ -398,7 +398,7 @@ def job_line(model: Model, job: Job, width: int) -> Line:
     node = f"node {job.node}" if job.node is not None and job.state == "running" else ""
     text = job.text.removeprefix("Promise of ").removeprefix("Job ").removeprefix("job ").partition(" ")[2]
     text = text.removeprefix(f"{job.state}: ") if job.state != "running" else ""
-    return cut([(f"{job.state:<9} ", _JOB_STYLE.get(job.state, "")), (f"{job.job_id:>8} ", BOLD),
+    return cut([(f"{job.state:<9} ", _JOB_STYLE.get(job.state, "")), (f"{job.job_id:>10} ", BOLD),
                 (f"{_name(model, job)[:16]:<16} ", PLAIN), (f"{when} ", PLAIN), (f"{node:<7}", "green"),
                 (text, DIM)], width)
 

@@ -132,7 +132,7 @@ def test_job_board_follows_events_and_says_why(one: Pass) -> None:
         (5, "running"), (6, "promised"), (7, "refused")]
     board = text(views.jobs(one.model, 140))
     assert "1 running  1 promised  1 refused" in board
-    assert "running          5 cloud_mask       by 13:00:00 node 2" in board
+    assert "running            5 cloud_mask       by 13:00:00 node 2" in board
     assert "ENERGY; binding BATTERY_FLOOR_FRAC at T+900 s; deadline that would do: T+7200 s" in board
 
 
@@ -149,7 +149,7 @@ def test_a_submission_that_was_rejected_is_on_the_board_and_never_shown_as_accep
     assert past.commands[0].state == "rejected"
     board = text(views.jobs(past, 120))
     assert "1 rejected" in board
-    assert "rejected         5 cloud_mask       at 12:00:07" in board
+    assert "rejected           5 cloud_mask       at 12:00:07" in board
     assert "needs mode COMPUTE" in board
 
 
