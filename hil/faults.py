@@ -37,9 +37,9 @@ from hil.plant.sensors import SensorFault
 _ALWAYS_ON_K = (998.0, 999.0)  # thresholds of a heater that never switches off
 _HEATERS = ("battery", "plate")
 _FILES = ("ledger", "facts")
-HOSTILE = ("become_root", "disk_filler", "endless_output", "fork_bomb", "ignore_signals", "leave_session",
-           "memory_herd", "memory_hog", "mount", "network", "priority", "read_other", "shared_memory", "trace_other",
-           "user_namespace", "write_outside")
+HOSTILE = ("become_root", "disk_filler", "endless_output", "fork_bomb", "hidden_disk", "hidden_memory",
+           "ignore_signals", "leave_session", "memory_herd", "memory_hog", "mount", "network", "priority",
+           "read_other", "shared_memory", "trace_other", "user_namespace", "write_outside")
 """The jobs of examples/hostile."""
 
 

@@ -85,6 +85,27 @@ def shared_memory(limit_mb: str) -> str:
     return "BROKE: three times the memory, shared, for five seconds"
 
 
+def hidden_memory(limit_mb: str) -> str:
+    """Take three times the declared memory where no process shows it: memfd files, System V segments, both unmapped."""
+    taken, piece = 0, b"x" * _MB
+    _LIBC.shmat.restype = ctypes.c_void_p
+    with contextlib.suppress(OSError):
+        while taken < 3 * int(limit_mb):
+            file = os.memfd_create("hidden")
+            for _ in range(2):
+                taken += os.write(file, piece) // _MB
+    while taken < 3 * int(limit_mb):
+        segment = _LIBC.shmget(0, ctypes.c_size_t(_MB), 0o1600)
+        address = _LIBC.shmat(segment, None, 0) if segment >= 0 else None
+        if address is None or address == ctypes.c_void_p(-1).value:
+            return f"HELD at {taken} MB: {os.strerror(ctypes.get_errno())}"
+        ctypes.memset(address, 1, _MB)
+        _LIBC.shmdt(ctypes.c_void_p(address))
+        taken += 1
+    _wait(5.0)
+    return f"BROKE: {taken} MB that no process shows"
+
+
 def disk_filler(limit_mb: str) -> str:
     """Write three times the declared disk in files that are each within the limit."""
     try:
@@ -97,6 +118,29 @@ def disk_filler(limit_mb: str) -> str:
         return f"HELD: {e.strerror}"
     _wait(5.0)
     return "BROKE: three times the disk, for five seconds"
+
+
+def hidden_disk(limit_mb: str) -> str:
+    """Write three times the declared disk in files without a name: held by a mapping, or by a message under way."""
+    here, _there = socket.socketpair()
+    sent = 0
+    try:
+        for number in range(6):
+            with Path("work/hidden").open("w+b") as file:
+                Path("work/hidden").unlink()
+                file.write(bytes(int(limit_mb) * _MB // 2))
+                file.flush()
+                os.fsync(file.fileno())
+                if number % 2:
+                    with contextlib.suppress(OSError):
+                        sent += socket.send_fds(here, [b"x"], [file.fileno()])
+                        continue
+                _LIBC.mmap(None, ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(),
+                           ctypes.c_long(0))  # kept, without a descriptor
+    except OSError as e:
+        return f"HELD: {e.strerror}"
+    _wait(5.0)
+    return f"BROKE: three times the disk, for five seconds, {sent} files of it in messages"
 
 
 def network(port: str) -> str:
@@ -232,8 +276,9 @@ def quiet() -> str:
 ATTACKS: dict[str, Callable[..., str]] = {
     attack.__name__: attack
     for attack in (
-        fork_bomb, memory_hog, memory_herd, shared_memory, disk_filler, network, write_outside, read_other, trace_other,
-        become_root, mount, user_namespace, leave_session, priority, ignore_signals, endless_output, quiet,
+        fork_bomb, memory_hog, memory_herd, shared_memory, hidden_memory, disk_filler, hidden_disk, network,
+        write_outside, read_other, trace_other, become_root, mount, user_namespace, leave_session, priority,
+        ignore_signals, endless_output, quiet,
     )
 }
 

@@ -28,6 +28,9 @@ GAP_MAX_S: Final = 5.0
 ENTRIES_MAX: Final = 10_000
 """Files and folders that a job's folder may hold: so many are measured in some 50 ms on a small board."""
 
+MAPPINGS_MAX: Final = 20_000
+"""Mappings of a job's processes together: what lies behind more is not looked at, so a job may not have more."""
+
 _Sample = tuple[float, float | None, tuple[float | None, ...]]  # when, power of the bus, power of each node
 _PAGE_OCTETS: Final = os.sysconf("SC_PAGE_SIZE")
 _TICK_HZ: Final = os.sysconf("SC_CLK_TCK")
@@ -241,22 +244,39 @@ def measure_folder(folder: Path, octets_max: int, processes: Collection[int] = (
             continue  # removed while we looked
         except OSError:
             whole = False  # a job that hides its files has too many of them
-    device = folder.stat().st_dev
+    hidden_octets, seen_whole = _nameless_octets(processes, folder.stat().st_dev)
+    return FolderUsage(octets + hidden_octets, entries, whole and seen_whole and not waiting)
+
+
+def _nameless_octets(processes: Collection[int], device: int) -> tuple[int, bool]:
+    """Octets of deleted files on `device` that processes hold open or mapped, and whether all could be seen."""
+    octets: dict[int, int] = {}
+    mappings, whole = 0, True
     for pid in processes:
-        octets += _nameless_octets(pid, device)
-    return FolderUsage(octets, entries, whole and not waiting)
+        with contextlib.suppress(OSError):  # gone meanwhile
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    _note_nameless(octets, entry.stat(), device)
+        with contextlib.suppress(OSError), Path(f"/proc/{pid}/maps").open("rb") as maps:
+            for line in maps:
+                mappings += 1
+                if mappings > MAPPINGS_MAX:
+                    return sum(octets.values()), False
+                if line.endswith(b"(deleted)\n"):
+                    try:
+                        mapped = Path(f"/proc/{pid}/map_files/{line.split()[0].decode()}").stat()
+                        _note_nameless(octets, mapped, device)
+                    except PermissionError:  # not ours to look at: what it may hide there counts as too much
+                        major, minor = line.split()[3].split(b":")
+                        whole &= os.makedev(int(major, 16), int(minor, 16)) != device
+                    except FileNotFoundError:
+                        continue
+    return sum(octets.values()), whole
 
 
-def _nameless_octets(pid: int, device: int) -> int:
-    """Octets of deleted files on `device` that a process holds open; 0 for a process that is gone."""
-    seen: dict[int, int] = {}
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                facts = entry.stat()
-                if facts.st_nlink == 0 and facts.st_dev == device:
-                    seen[facts.st_ino] = facts.st_blocks * _BLOCK_OCTETS
-    return sum(seen.values())
+def _note_nameless(octets: dict[int, int], facts: os.stat_result, device: int) -> None:
+    if facts.st_nlink == 0 and facts.st_dev == device:
+        octets[facts.st_ino] = facts.st_blocks * _BLOCK_OCTETS
 
 
 def _read(path: str) -> bytes:

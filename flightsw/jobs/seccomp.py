@@ -5,6 +5,7 @@ bubblewrap, and by `launch`, which loads it where there is no bubblewrap. Knows 
 
 What is refused: leaving the process group or session (throttling and ending go by it), sockets of every kind,
 namespaces, mounts, tracing and reading other processes, keys, kernel modules, clocks, priorities, BPF, io_uring,
+memory and files that no measure of a process shows (memfd, System V memory and queues, descriptors sent in a message),
 and every call that is newer than this list. Everything else is allowed: a numeric job needs some sixty calls, its
 libraries a hundred more, and a list of those would break with the next C library.
 """
@@ -48,17 +49,18 @@ _SHARED: Final = MappingProxyType({
 _LAST_CALL: Final = 450
 MACHINES: Final[Mapping[str, _Machine]] = MappingProxyType({
     "x86_64": _Machine(0xC000003E, _LAST_CALL, MappingProxyType(_SHARED | {
-        "socket": 41, "clone": 56, "ptrace": 101, "syslog": 103, "setpgid": 109, "setsid": 112,
-        "personality": 135, "setpriority": 141, "sched_setparam": 142, "sched_setscheduler": 144,
-        "vhangup": 153, "pivot_root": 155, "adjtimex": 159, "chroot": 161, "acct": 163, "settimeofday": 164,
-        "mount": 165, "umount2": 166, "swapon": 167, "swapoff": 168, "reboot": 169, "sethostname": 170,
-        "setdomainname": 171, "iopl": 172, "ioperm": 173, "init_module": 175, "delete_module": 176,
-        "quotactl": 179, "lookup_dcookie": 212, "clock_settime": 227, "mbind": 237, "set_mempolicy": 238,
-        "kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250, "ioprio_set": 251,
-        "migrate_pages": 256, "unshare": 272, "move_pages": 279, "perf_event_open": 298, "fanotify_init": 300,
-        "name_to_handle_at": 303, "open_by_handle_at": 304, "clock_adjtime": 305, "setns": 308,
-        "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "finit_module": 313,
-        "sched_setattr": 314, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,
+        "shmget": 29, "socket": 41, "sendmsg": 46, "clone": 56, "msgget": 68, "ptrace": 101, "syslog": 103,
+        "setpgid": 109, "setsid": 112, "personality": 135, "setpriority": 141, "sched_setparam": 142,
+        "sched_setscheduler": 144, "vhangup": 153, "pivot_root": 155, "adjtimex": 159, "chroot": 161,
+        "acct": 163, "settimeofday": 164, "mount": 165, "umount2": 166, "swapon": 167, "swapoff": 168,
+        "reboot": 169, "sethostname": 170, "setdomainname": 171, "iopl": 172, "ioperm": 173, "init_module": 175,
+        "delete_module": 176, "quotactl": 179, "lookup_dcookie": 212, "clock_settime": 227, "mbind": 237,
+        "set_mempolicy": 238, "kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250,
+        "ioprio_set": 251, "migrate_pages": 256, "unshare": 272, "move_pages": 279, "perf_event_open": 298,
+        "fanotify_init": 300, "name_to_handle_at": 303, "open_by_handle_at": 304, "clock_adjtime": 305,
+        "sendmmsg": 307, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312,
+        "finit_module": 313, "sched_setattr": 314, "memfd_create": 319, "kexec_file_load": 320, "bpf": 321,
+        "userfaultfd": 323,
     })),
     "aarch64": _Machine(0xC00000B7, _LAST_CALL, MappingProxyType(_SHARED | {
         "lookup_dcookie": 18, "ioprio_set": 30, "umount2": 39, "mount": 40, "pivot_root": 41, "chroot": 51,
@@ -66,11 +68,12 @@ MACHINES: Final[Mapping[str, _Machine]] = MappingProxyType({
         "init_module": 105, "delete_module": 106, "clock_settime": 112, "syslog": 116, "ptrace": 117,
         "sched_setparam": 118, "sched_setscheduler": 119, "setpriority": 140, "reboot": 142, "setpgid": 154,
         "setsid": 157, "sethostname": 161, "setdomainname": 162, "settimeofday": 170, "adjtimex": 171,
-        "socket": 198, "add_key": 217, "request_key": 218, "keyctl": 219, "clone": 220, "swapon": 224,
-        "swapoff": 225, "mbind": 235, "set_mempolicy": 237, "migrate_pages": 238, "move_pages": 239,
-        "perf_event_open": 241, "fanotify_init": 262, "name_to_handle_at": 264, "open_by_handle_at": 265,
-        "clock_adjtime": 266, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272,
-        "finit_module": 273, "sched_setattr": 274, "bpf": 280, "userfaultfd": 282, "kexec_file_load": 294,
+        "msgget": 186, "shmget": 194, "socket": 198, "sendmsg": 211, "add_key": 217, "request_key": 218,
+        "keyctl": 219, "clone": 220, "swapon": 224, "swapoff": 225, "mbind": 235, "set_mempolicy": 237,
+        "migrate_pages": 238, "move_pages": 239, "perf_event_open": 241, "fanotify_init": 262,
+        "name_to_handle_at": 264, "open_by_handle_at": 265, "clock_adjtime": 266, "setns": 268, "sendmmsg": 269,
+        "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "finit_module": 273,
+        "sched_setattr": 274, "memfd_create": 279, "bpf": 280, "userfaultfd": 282, "kexec_file_load": 294,
     })),
 })
 

@@ -326,7 +326,7 @@ def test_the_self_test_holds_where_the_layers_are(walled: Sandbox, run_folder: P
 def test_the_self_test_catches_a_sandbox_that_is_none(run_folder: Path) -> None:
     test = run_self_test(BARE, run_folder, PYTHON, MonotonicClock())
     broken = {finding.attack for finding in test.broken}
-    assert broken >= {"network", "write_outside", "read_other", "trace_other", "leave_session"}
+    assert broken >= {"network", "write_outside", "read_other", "trace_other", "leave_session", "hidden_memory"}
     assert not broken & {"memory_hog", "memory_herd", "disk_filler", "ignore_signals", "endless_output"}
     assert test.problem.startswith("the sandbox does not hold ")
     assert "network (BROKE: reached 127.0.0.1)" in test.problem
