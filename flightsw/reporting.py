@@ -69,6 +69,8 @@ class Counters(NamedTuple):
     reject_packet: int
     uplink_spi: int
     uplink_counter: int
+    keys_active: int
+    keys_on_trial: int
     uplink_expected: int
     uplink_locked: int
     energy_reserved_wh: float

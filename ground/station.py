@@ -225,6 +225,7 @@ class Station:
         self._telemetry_keys = () if seals is None else seals.ring.family(TELEMETRY)
         for key in self._telemetry_keys:
             key.used = max(key.used, archive.counter(_counter_name(key.spi)))
+        self._key_changed_obt_s = -math.inf
         self._fop = Fop(self._transmit)
         self._heard_frames = 0
         self._lost_frames = 0
@@ -428,8 +429,10 @@ class Station:
             report = HousekeepingReport(now_s, obt_s, row, values)
             self.received[row.sid] = report
             if row.name == "uplink" and self.seals is not None and self._telemetry_keys:
-                self.seals.ring.raise_to(int(self._value(report, "uplink_spi")),
-                                         int(self._value(report, "uplink_counter")))
+                spi, counter, active, on_trial = [int(self._value(report, name)) for name in _KEY_POINTS]
+                self.seals.ring.raise_to(spi, counter)
+                if obt_s > self._key_changed_obt_s:  # events overtake housekeeping
+                    self.seals.ring.agree(active, on_trial)
             self._queue(report)
         elif service == 5:
             event, args = unpack_event(data)
@@ -439,6 +442,7 @@ class Station:
             self.archive.add_event(obt_s, event, args, text)
             self._queue(EventReport(now_s, obt_s, event, args, text))
             if event.name in _KEY_EVENTS and self._telemetry_keys:
+                self._key_changed_obt_s = obt_s
                 self._follow_key(event.name, int(args[0]), args)
             if event.name == "parameter_set" and args[0] in parameters.BY_NAME:
                 self._learn(parameters.BY_NAME[str(args[0])], float(args[1]), obt_s)
@@ -558,6 +562,7 @@ def command_row(verb: str) -> Command:
 
 
 _KEY_EVENTS = frozenset({"uplink_counter", "key_trial", "key_active", "key_rolled_back"})
+_KEY_POINTS = ("uplink_spi", "uplink_counter", "keys_active", "keys_on_trial")
 
 _WHERE: dict[str, tuple[int, int]] = {
     point.name: (row.sid, i) for row in HOUSEKEEPING for i, point in enumerate(row.points)

@@ -171,6 +171,33 @@ class KeyRing:
         slots = self.family(family)
         return next((one for state in (SlotState.TRIAL, SlotState.ACTIVE) for one in slots if one.state is state), None)
 
+    @property
+    def stations_in_force(self) -> tuple[Association, ...]:
+        """Keys under which stations may command now."""
+        return tuple([one for one in self._by_spi.values() if one.family != TELEMETRY and one.state in IN_FORCE])
+
+    def slots_in_force(self) -> tuple[int, int]:
+        """Slots of the active keys, two bits a sender, and a bit for each sender that has its next on trial."""
+        active = on_trial = 0
+        for family in self.keys.families:
+            for slot, one in enumerate(self.family(family)):
+                active |= (one.state is SlotState.ACTIVE) * slot << 2 * family
+                on_trial |= (one.state is SlotState.TRIAL) << family
+        return active, on_trial
+
+    def agree(self, active: int, on_trial: int) -> None:
+        """Take over the other end's `slots_in_force`, durably; a retired key stays retired whatever is said."""
+        changes = {}
+        for family in self.keys.families:
+            now = active >> 2 * family & 3
+            for slot, one in enumerate(self.family(family)):
+                state = (SlotState.RETIRED if slot < now else SlotState.ACTIVE if slot == now else
+                         SlotState.TRIAL if slot == now + 1 and on_trial >> family & 1 else SlotState.PRE_ACTIVE)
+                if state is not one.state is not SlotState.RETIRED:
+                    changes[one.spi] = state
+        if changes:
+            self._change(changes)
+
     def commit(self, association: Association, counter: int) -> None:
         """Use up all counters up to `counter`, durably. The caller knows that it is higher than `used`.
 

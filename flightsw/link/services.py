@@ -46,6 +46,7 @@ _REQUEST = struct.Struct(">I")
 _STEP = struct.Struct(">IH")
 _FAILURE = struct.Struct(">IH")
 _PARAMETER = struct.Struct(">Hd")
+_TICKS_OF_A_KEY = 60  # the period of structure `uplink`
 _FILE_PDUS_MAX = 4096  # between two ticks: more than a second of the fastest line brings; what is over is asked for
 
 
@@ -257,7 +258,7 @@ class Reporter:
 
 
 class UplinkStatus(NamedTuple):
-    """Refused frames by cause, in the order of `Reject`; then the last accepted one, and COP-1."""
+    """Refused frames by cause, in the order of `Reject`; then a key in force, the states of all, and COP-1."""
 
     reject_fecf: int
     reject_scid: int
@@ -270,6 +271,8 @@ class UplinkStatus(NamedTuple):
     reject_packet: int
     uplink_spi: int
     uplink_counter: int
+    keys_active: int
+    keys_on_trial: int
     uplink_expected: int
     uplink_locked: int
 
@@ -295,6 +298,7 @@ class CommandReceiver:
         self._farm = Farm()
         self._security = SecurityReport()
         self._backlog = 0
+        self._ticks = 0
         self.frames_accepted = 0
         self.last_rejection = ""
 
@@ -324,6 +328,7 @@ class CommandReceiver:
 
     def begin_tick(self) -> None:
         """Say that what was received has been taken away: there is room again."""
+        self._ticks += 1
         self._backlog = 0
         self._farm.release()
 
@@ -333,11 +338,12 @@ class CommandReceiver:
         return (clcw,) if self.seal is None else (clcw, self._security.pack())
 
     def status(self) -> UplinkStatus:
-        """Return what housekeeping says of the uplink."""
-        spi = self._security.spi
-        association = None if self.seal is None else self.seal.ring.find(spi)
-        used = 0 if association is None else association.used
-        return UplinkStatus._make((*self.rejects, spi, used, self._farm.expected, int(self._farm.lockout)))
+        """Return what housekeeping says of the uplink: of the keys in force in turn, so that every station hears."""
+        keys = (0, 0, 0, 0)
+        if self.seal is not None and (stations := self.seal.ring.stations_in_force):
+            one = stations[self._ticks // _TICKS_OF_A_KEY % len(stations)]
+            keys = (one.spi, one.used, *self.seal.ring.slots_in_force())
+        return UplinkStatus._make((*self.rejects, *keys, self._farm.expected, int(self._farm.lockout)))
 
     def take_file_pdus(self) -> list[bytes]:
         """CFDP PDUs received since the last call."""

@@ -64,6 +64,13 @@ class Link:
         self.turn(16)
         return self.station.command(sent.request_id).state
 
+    def housekeeping(self) -> None:
+        """Say what structure `uplink` says, and nothing else."""
+        status = self.satellite.receiver.status()
+        self.satellite.set(**status._asdict())
+        self.satellite.reporter.housekeeping(11, self.satellite.pool, OBT_S + self.now_s)
+        self.turn()
+
     def say(self, event: Event) -> None:
         self.satellite.reporter.event(event, OBT_S + self.now_s)
         self.turn()
@@ -148,6 +155,50 @@ def test_both_ends_roll_to_the_next_key(link: Link) -> None:
         assert link.ping() is CommandState.COMPLETED
         assert [_state(ring, spi) for ring in (link.board, link.ground)] == [SlotState.ACTIVE] * 2
         assert [_state(ring, spi - 1) for ring in (link.board, link.ground)] == [SlotState.RETIRED] * 2
+
+
+def test_what_was_said_of_keys_and_never_heard_is_in_housekeeping(link: Link) -> None:
+    trial = link.rollover.take(ChangeKey(KeyStep.ROLL, 1, 17), link.now_s, 60.0)
+    link.say(trial)
+    link.rollover.tick(link.now_s + 61.0, 60.0)  # taken back out of sight
+    assert link.ping() is CommandState.NO_ANSWER
+    link.housekeeping()
+    assert link.ping() is CommandState.COMPLETED
+    assert [_state(link.ground, spi) for spi in (17, 18)] == [SlotState.ACTIVE, SlotState.PRE_ACTIVE]
+    link.rollover.take(ChangeKey(KeyStep.ROLL, 1, 17), link.now_s, 60.0)
+    link.housekeeping()
+    assert link.ping() is CommandState.COMPLETED
+    assert link.station.security is not None
+    assert link.station.security.spi == 18
+    link.rollover.take(ChangeKey(KeyStep.CONFIRM, 1, 18), link.now_s, 60.0)
+    link.housekeeping()
+    link.housekeeping()
+    assert [_state(link.ground, spi) for spi in (17, 18)] == [SlotState.RETIRED, SlotState.ACTIVE]
+    link.ground.agree(0, 0)  # whatever is said, a retired key does not come back
+    assert _state(link.ground, 17) is SlotState.RETIRED
+
+
+def test_housekeeping_that_an_event_overtook_changes_no_key(link: Link) -> None:
+    late = link.satellite.receiver.status()
+    link.say(link.rollover.take(ChangeKey(KeyStep.ROLL, 1, 17), link.now_s, 60.0))
+    link.satellite.set(**late._asdict())
+    link.satellite.reporter.housekeeping(11, link.satellite.pool, OBT_S + link.now_s - 2.0)
+    link.turn()
+    assert _state(link.ground, 18) is SlotState.TRIAL
+
+
+def test_every_station_hears_its_counter_within_as_many_minutes_as_there_are(link: Link) -> None:
+    """A satellite was killed out of sight, and what it said at boot is lost."""
+    assert link.ping() is CommandState.COMPLETED
+    link.restart_board()
+    assert link.ping() is CommandState.NO_ANSWER
+    said = set()
+    for _ in range(2):
+        link.housekeeping()
+        said.add(link.satellite.receiver.status().uplink_spi)
+        link.turn(60)
+    assert said == {17, 33}
+    assert link.ping() is CommandState.COMPLETED
 
 
 def _state(ring: KeyRing, spi: int) -> SlotState:
