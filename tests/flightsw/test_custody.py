@@ -334,7 +334,7 @@ def test_the_supervisor_stops_what_decide_would_let_run(
 ) -> None:
     """Decide hears of no ban: the last look at the position stands alone."""
     satellite = Satellite(tmp_path, ruled=manifest(regions_forbidden=("BOX",)))
-    monkeypatch.setattr(satellite.custody, "bans", lambda _now_s: satellite.custody._borders.follow(
+    monkeypatch.setattr(satellite.custody, "bans", lambda *_: satellite.custody._borders.follow(
         {"ruled": Rule(satellite.bundles["ruled"].manifest.data, 0.0)}) or ())
     flight = supervised(satellite)
     flight.inbox.jobs = [ruled_job(1, flight.now_s, "ruled")]
