@@ -7,7 +7,7 @@ It holds the one broad `except` of the flight software: a tick that fails sheds 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from flightsw.board.base import Board
@@ -17,6 +17,7 @@ from flightsw.dictionary.sensors import INDEX
 from flightsw.dictionary.telemetry import MISSING
 from flightsw.errors import FlightError, StoreError
 from flightsw.facts import FactFile
+from flightsw.fdir.overdraw import Overdraw
 from flightsw.fdir.plausibility import Plausibility
 from flightsw.files import FileService
 from flightsw.guardian import GuardianHealth, GuardianLink, GuardianStatus
@@ -98,6 +99,7 @@ class Supervisor:
         self._facts = facts
         self._noted_s = facts.facts.now_s
         self._plausibility = Plausibility(mission)
+        self._overdraw = Overdraw(mission)
         self._estimator = Estimator(mission, forecaster)
         self._order_book = order_book
         self._read_upload = read_upload
@@ -154,8 +156,8 @@ class Supervisor:
             self._watch_clock(now_s)
             self.listen()
             readings, doubts = self._plausibility.judge(sense(self._board, now_s))
-            for doubt in doubts:
-                self._say(doubt, now_s + self._obt_offset_s)
+            for event in (*doubts, *self._look_at_draws(now_s, readings)):
+                self._say(event, now_s + self._obt_offset_s)
             estimate = self._estimator.update(readings, self._brain.parameters["blind_after_s"])
             decision = self._decide(now_s, readings, estimate)
             self._act(now_s, decision)
@@ -202,6 +204,13 @@ class Supervisor:
         moved_s = now_s - last_s - PERIOD_S
         if moved_s > late_s + _STEP_S or now_s < last_s:
             self._say(Event("clock_stepped", (moved_s - late_s,)), now_s + self._obt_offset_s)
+
+    def _look_at_draws(self, now_s: float, readings: Readings) -> Sequence[Event]:
+        """Hold the nodes' draws against the caps of the last tick, where the guardian told them."""
+        status = self._guardian_status
+        if status is None or not status.nodes:
+            return ()
+        return self._overdraw.judge(now_s, readings.values[self._node_w], [node.cap_w for node in status.nodes])
 
     def _say(self, event: Event, obt_s: float) -> None:
         """Report an event that is not decide's; where something waits for it, decide hears of it next tick."""
@@ -279,6 +288,8 @@ class Supervisor:
             NodeCap(node.cap_w, placement.duty_frac, group)
             for node, placement, group in zip(decision.nodes, placements, groups, strict=True)
         ]
+        for i in self._overdraw.off:
+            caps[i] = NodeCap(self._off_w, 0.0, caps[i].pgid)
         self._guardian_status = self._guardian.renew(now_s, self._brain.parameters["lease_s"], caps)
 
     def _change_key(self, change: ChangeKey, now_s: float) -> Event:

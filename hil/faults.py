@@ -301,8 +301,9 @@ def _string_lost(rig: Rig, given: Given) -> Iterator[None]:
 
 @_fault("plant.cells_lost", Part.TRUTH, Param("lost_frac", "frac", 0.01, 0.8, 0.33, "share of the parallel cells"))
 def _cells_lost(rig: Rig, given: Given) -> Iterator[None]:
-    """Cells of the battery fail open: capacity and charge in them are gone, resistance rises. An open cell keeps its
-    charge: at the end it is there again.
+    """Cells of the battery fail open: capacity and charge in them are gone, resistance rises.
+
+    An open cell keeps its charge: at the end it is there again.
     """
     kept = 1.0 - given["lost_frac"]
     lost_j = rig.satellite.scale_battery(kept, 1.0 / kept)

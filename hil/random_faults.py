@@ -25,6 +25,7 @@ _QUIET_END_S: Final = 1200.0  # or so late that nothing can come of it
 _LASTS_S: Final = (60.0, 1800.0)
 _EARLY_ECLIPSE_S: Final = 600.0
 _NOTICED_WITHIN_S: Final = 1800.0  # after its end, at the latest
+_STAMP_S: Final = 0.001  # stamps are cut to 2**-16 s
 
 _AMOUNTS: Final[dict[tuple[str, str], tuple[float, float]]] = {
     ("plant.string_lost", "lost_frac"): (0.05, 0.4),
@@ -49,6 +50,9 @@ _AMOUNTS: Final[dict[tuple[str, str], tuple[float, float]]] = {
 }
 _OF_RANGE: Final = {"sensor.bias": (-0.2, 0.2), "sensor.drift": (-0.5, 0.5), "sensor.noise": (0.0, 0.05)}
 """Amounts as shares of the sensor's own range (for a drift: an hour's)."""
+
+_OVERDRAWS: Final = frozenset({"plant.latch_up", "job.overdraw"})
+"""Faults that show on board as a draw of the job that is on the node."""
 
 _WHOLE: Final = frozenset({"octets", "bit", "every_octets", "sent_octets"})
 
@@ -128,9 +132,12 @@ def _notices(span: FaultSpan, flown: Flight, healthy: Flight | None) -> set[str]
             span.kind.startswith("sensor.") or event.name.startswith(("node", "job", "cap")))
         restarted = event.name in ("boot", "tick_overrun") and span.kind.startswith("board.")
         stepped = event.name == "clock_stepped" and span.kind == "board.clock_step"
+        its_job = event.name == "job_overdraws" and span.kind in _OVERDRAWS and any(
+            bar.job_id == event.args[0] and str(bar.node) == span.target
+            and bar.from_s < span.to_s + 1.0 and span.from_s < bar.to_s for bar in flown.logbook.bars)
         storage = event.name in ("store_failed", "tick_failed", "recording_ended") and span.kind.startswith("board.")
         new = usual is not None and event.severity > Severity.INFO and event.name not in usual
-        if names_it or restarted or stepped or storage or new:
+        if names_it or restarted or stepped or its_job or storage or new:
             found.add(event.name)
     if span.kind.startswith("link."):
         found |= {name for name in ("telemetry_frames_bad", "telemetry_frames_lost", "telemetry_gaps",
@@ -144,7 +151,7 @@ def _in_time(flown: Flight, span: FaultSpan) -> Iterator[EventEntry]:
     for event in flown.events:
         if event.name == "clock_stepped":
             epoch_s += float(event.args[0] or 0.0)
-        if span.from_s <= event.obt_s - epoch_s <= span.to_s + _NOTICED_WITHIN_S:
+        if span.from_s - _STAMP_S <= event.obt_s - epoch_s <= span.to_s + _NOTICED_WITHIN_S:
             yield event
 
 

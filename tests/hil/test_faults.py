@@ -311,6 +311,24 @@ def told(run, name):
     return [event for event in run.archive.events() if event.name == name]
 
 
+def test_a_latched_node_is_told_and_switched_off_until_it_lets_go(flight):
+    node = flight.satellite.modes.index(max(flight.satellite.modes))
+    inject(flight, "plant.latch_up", str(node), extra_w=20.0, clears_after_s=10.0)
+    until(flight, 120)
+    assert told(flight, "node_overdraws")[0].args[0] == told(flight, "node_cycled")[0].args[0] == node
+    assert flight.satellite.stray_w[node] == 0.0
+    assert flight.satellite.modes[node] > 1
+    assert told(flight, "node_draw_back")
+
+
+def test_a_node_that_ignores_its_cap_is_told(flight):
+    node = flight.satellite.modes.index(max(flight.satellite.modes))
+    inject(flight, "actuator.ignored", str(node), lasts_s=60.0)
+    flight.operator.send("mode", (int(Mode.SAFE),), flight.now_s)
+    until(flight, 60)
+    assert told(flight, "node_overdraws")[0].args[0] == node
+
+
 def test_a_killed_supervisor_leaves_its_caps_to_the_lease_and_knows_its_jobs_afterwards(flight):
     inject(flight, "board.sigkill", lasts_s=40.0)
     until(flight, 45)
