@@ -13,11 +13,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from flightsw.errors import StoreError
+from flightsw.jobs import checkpoint
 from flightsw.jobs.checkpoint import MARK
 from flightsw.jobs.manifest import DataClass, DataPolicy, Manifest
 from flightsw.jobs.vault import KeyState, Steps, Vault
@@ -61,16 +64,27 @@ class AtRest:
 
     # --- checkpoints --------------------------------------------------------------------------------
 
-    def seal_checkpoint(self, job_id: int, good: Path) -> Steps:
-        """Seal a checkpoint that was found whole; what was kept before goes when this one is complete."""
+    def seal_checkpoint(self, job_id: int, good: Path, octets_max: int) -> Steps:
+        """Seal a checkpoint that was found whole; what was kept before goes when this one is complete.
+
+        Its job may run on and do with the folder what it likes: no link is followed, and no more is sealed than MARK
+        lists and the job may hold. What does not fit its MARK then is found when it is started from.
+        """
         place = self._checkpoints(job_id)
         last = self._last_checkpoint(job_id)
         target = place / str(1 if last is None else int(last.name) + 1)
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        names = sorted(path.name for path in good.iterdir())
-        for name in sorted(names, key=lambda name: name == MARK):
-            yield from self._vault.sealing_file(job_id, good / name, target / name)
+        folder_fd = os.open(good, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            names = checkpoint.names(folder_fd)
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            for name in names:
+                yield from self._vault.sealing_file(job_id, Path(name), target / name, folder_fd, octets_max)
+                octets_max -= (target / name).stat().st_size
+        except ValueError as e:
+            raise StoreError(f"checkpoint of job {job_id}: {e}") from e
+        finally:
+            os.close(folder_fd)
         for path in place.iterdir():
             if path != target:
                 shutil.rmtree(path)

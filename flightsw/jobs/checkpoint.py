@@ -77,6 +77,12 @@ def check(folder: Path, octets_max: int) -> Generator[None, None, Checkpoint]:
     return Checkpoint(done_units, len(files), octets_max - room, hashlib.sha256(octets).hexdigest())
 
 
+def names(folder_fd: int) -> tuple[str, ...]:
+    """Return the files of the checkpoint in an open folder, MARK last. ValueError and OSError as from `check`."""
+    with _regular_file(MARK, folder_fd) as mark:
+        return (*_parse(mark.read(_MARK_OCTETS_MAX + 1))[1], MARK)
+
+
 def keep(folder: Path) -> None:
     """Make what was checked the good checkpoint, in steps of which each leaves a good one behind."""
     remove(folder / _OLD)

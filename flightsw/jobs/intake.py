@@ -208,8 +208,7 @@ class Intake:
                 if not entry.name.endswith(SUFFIX) or entry.is_dir(follow_symlinks=False):
                     continue
                 with contextlib.suppress(FileNotFoundError):
-                    found = entry.stat(follow_symlinks=False)
-                    facts = (found.st_ino, found.st_size, found.st_mtime_ns)
+                    facts = _facts(entry.stat(follow_symlinks=False))
                     before = self._seen.get(entry.name)
                     seen[entry.name] = before if before is not None and before.facts == facts else _Seen(facts, now_s)
                     if now_s - seen[entry.name].since_s >= _SETTLED_S:
@@ -219,11 +218,12 @@ class Intake:
 
     def _receive(self, name: str, now_s: float) -> Generator[None, None, None]:
         """Take one bundle in, or say why not. A bad one is deleted; one for which there is no room waits."""
-        path = self._inbox / name
+        path, read = self._inbox / name, self._seen[name].facts
         try:
             try:
                 with _open_bundle(path) as stream:
                     self._check_room(os.fstat(stream.fileno()).st_size)
+                    read = _facts(os.fstat(stream.fileno()))
                     number, contents = yield from self._unpack(stream, now_s)
             except (JobError, StoreError) as error:
                 self._tell("bundle_refused", name, str(error))
@@ -233,7 +233,9 @@ class Intake:
                 else:
                     self._put(number, contents.manifest, contents.sha256, sum(contents.files.values()))
                     self._tell("bundle_accepted", name, number, contents.customer, contents.manifest.id)
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if _facts(path.stat(follow_symlinks=False)) == read:  # else another one has come under its name
+                    path.unlink()
         except OSError as error:
             self._tell("bundle_refused", name, f"{error.strerror}; tried again in {_AGAIN_AFTER_S:g} s")
             if name in self._seen:
@@ -327,6 +329,11 @@ class Intake:
 
     def _tell(self, event: str, *args: str | int) -> None:
         self._news.append(Event(event, args))
+
+
+def _facts(found: os.stat_result) -> tuple[int, int, int]:
+    """Tell one state of a file from another."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _open_bundle(path: Path) -> BinaryIO:

@@ -341,7 +341,7 @@ class OnboardJobs:
         folder = self._processes.folder(job_id)
         self._chores[job_id] = kind, (
             self._at_rest.seal_results(job_id, manifest, folder / "out") if kind is _Kind.RESULTS
-            else self._at_rest.seal_checkpoint(job_id, folder / checkpoint.GOOD))
+            else self._at_rest.seal_checkpoint(job_id, folder / checkpoint.GOOD, 2 * int(manifest.disk_mb * _MB)))
         return True
 
     def _is_sealed(self, job_id: int, kind: _Kind) -> bool:
@@ -399,20 +399,30 @@ class OnboardJobs:
             return False
         self._processes.release(report.job_id)
         inputs, staging = running.bundle.folder, self._staging(report.job_id)
-        if running.bundle.sealed:
-            shutil.rmtree(staging, ignore_errors=True)
-            inputs = (self._processes.folder(report.job_id) / "in").rename(staging)
         try:
+            if running.bundle.sealed:
+                inputs = self._take_back_inputs(report.job_id, staging)
             running.group = self._processes.start(report.job_id, running.bundle.manifest, inputs,
                                                   again=True, expected_sha256=report.result_sha256)
-        except JobError as error:
+        except (JobError, OSError) as error:
             del self._running[report.job_id]
-            self._fail(running.spec, str(error))
+            self._fail(running.spec, f"second run: {error}")
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            if running.bundle.sealed:
+                checkpoint.remove(staging)
         running.run += 1
         running.saved_s = self._now_s
         return True
+
+    def _take_back_inputs(self, job_id: int, staging: Path) -> Path:
+        """Put the inputs of a run that has ended where the next one takes them from. JobError when they are links,
+        which we could follow further than the job.
+        """
+        checkpoint.remove(staging)
+        inputs = (self._processes.folder(job_id) / "in").rename(staging)
+        if any(path.is_symlink() for path in (inputs, *inputs.iterdir())):
+            raise JobError("its inputs were replaced by links")
+        return inputs
 
     def _gives_up(self, report: ProcessReport) -> bool:
         """Whether a job has failed to save itself too often; its end is then a failure."""

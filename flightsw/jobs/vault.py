@@ -174,7 +174,9 @@ class Vault:
         """Encrypt `source` into `target` as file `name` of a job, in one pass and constant memory."""
         _exhaust(self._sealing(job_id, name, source, target))
 
-    def _sealing(self, job_id: int, name: str, source: BinaryIO, target: BinaryIO) -> Steps:
+    def _sealing(
+        self, job_id: int, name: str, source: BinaryIO, target: BinaryIO, octets_max: int = CHUNKS_MAX * CHUNK_OCTETS
+    ) -> Steps:
         self._active(job_id)
         salt = self._draw(_SALT_OCTETS)
         target.write(_MAGIC + salt)
@@ -189,8 +191,8 @@ class Vault:
             index, chunk = index + 1, following
             if index % _CHUNKS_A_STEP == 0:
                 yield
-            if index >= CHUNKS_MAX:
-                raise StoreError(f"file {name} of job {job_id}: above {CHUNKS_MAX} chunks of {CHUNK_OCTETS} octets")
+            if index * CHUNK_OCTETS >= octets_max:
+                raise StoreError(f"file {name} of job {job_id}: above {octets_max} octets")
 
     def unseal(self, job_id: int, name: str, source: BinaryIO, target: BinaryIO) -> None:
         """Decrypt `source` into `target`. StoreError, naming the chunk, for whatever was not sealed like this.
@@ -228,11 +230,18 @@ class Vault:
         """Encrypt a file, durably, under its own name; `target` appears whole or not at all."""
         _exhaust(self.sealing_file(job_id, source, target))
 
-    def sealing_file(self, job_id: int, source: Path, target: Path) -> Steps:
-        """Do what `seal_file` does, in steps. A link is not followed."""
-        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    def sealing_file(self, job_id: int, source: Path, target: Path, folder_fd: int | None = None,
+                     octets_max: int = CHUNKS_MAX * CHUNK_OCTETS) -> Steps:
+        """Do what `seal_file` does, in steps; `source` may be in an open folder.
+
+        StoreError when it is no regular file (links are not followed) or has more than `octets_max`.
+        """
+        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise StoreError(f"file {source.name} of job {job_id}: no regular file")
         with os.fdopen(fd, "rb") as plain:
-            yield from _writing(target, lambda sealed: self._sealing(job_id, source.name, plain, sealed))
+            yield from _writing(target, lambda sealed: self._sealing(job_id, source.name, plain, sealed, octets_max))
 
     def unseal_file(self, job_id: int, name: str, source: Path, target: Path) -> None:
         """Decrypt a file; `target` appears only when all of it is authentic."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import random
 import sys
 import time
@@ -13,6 +16,7 @@ from test_intake import CUSTOMER, KEY, START_UNIX_S, make
 from test_intake import Satellite as Taking
 
 from flightsw.errors import StoreError
+from flightsw.jobs.at_rest import AtRest
 from flightsw.jobs.audit import AuditLog
 from flightsw.jobs.base import Placement
 from flightsw.jobs.bundle import pack, sign
@@ -47,7 +51,7 @@ while done < 40:
 class Board:
     """Intake, custody and jobs as the flight program puts them together, with one encrypted job handed over."""
 
-    def __init__(self, folder: Path, data: bytes) -> None:
+    def __init__(self, folder: Path, data: bytes, program: str = PROGRAM, more: str = "") -> None:
         self.folder = folder
         self.bundles: dict[str, Bundle] = {}
         self.processes = ProcessRunner(folder / "jobs", Path(sys.executable))
@@ -60,10 +64,10 @@ class Board:
         source.mkdir()
         (source / "sdk.py").write_bytes((ROOT / "flightsw" / "sdk.py").read_bytes())
         make(source, "one", ("[power]", '[data]\nclass = "personal"\nowner = "Ada"\nretention_s = 100\n'
-                             "encrypt = true\n[power]"), data)
+                             f"encrypt = true\n{more}[power]"), data)
         text = (source / "job.toml").read_text().replace('["job.py", "data"]', '["job.py", "data", "sdk.py"]')
         (source / "job.toml").write_text(text)
-        (source / "job.py").write_text(PROGRAM)
+        (source / "job.py").write_text(program)
         (folder / "inbox").mkdir(parents=True)
         (folder / "inbox" / "a.job").write_bytes(sign(pack(source), KEY))
         self.intake = Intake(folder / "inbox", folder / "shelf", {"Example": CUSTOMER}, {}, START_UNIX_S, self.bundles,
@@ -176,6 +180,60 @@ def test_sealing_takes_many_short_steps(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("cut*")), "what was broken off leaves nothing"
     with pytest.raises(StoreError):
         list(vault.unsealing_file(1, "other", tmp_path / "sealed", tmp_path / "back"))
+
+
+def test_a_job_that_swaps_its_inputs_for_links_gets_no_second_run(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for name in ("job.py", "data", "sdk.py"):
+        (tmp_path / "other" / name).write_bytes(SECRET)
+    program = (f"import os\nos.rename('in', 'work/in')\nos.symlink({str(tmp_path / 'other')!r}, 'in')\n"
+               "open('out/result', 'w')\n")
+    board = Board(tmp_path / "state", b"data", program, '[integrity]\nrerun = "duplicate"\n')
+    (end,) = board.until(lambda found: any(p.ended for p in found))
+    assert (end.succeeded, end.detail) == (False, "second run: its inputs were replaced by links")
+    assert board.lies_open() == []
+    board.jobs.end(board.spec.job_id)
+    assert (tmp_path / "other" / "data").read_bytes() == SECRET
+    board.jobs.close()
+    board.custody.close()
+
+
+def test_of_a_checkpoint_only_what_its_mark_lists_is_sealed_and_no_link_is_followed(tmp_path: Path) -> None:
+    """Its job runs on while it is sealed: what it turned into a link would come back to it in the open."""
+    vault = Vault(tmp_path / "vault", random.Random(1).randbytes)
+    vault.create(1, "Ada", 0.0)
+    at_rest, good, other = AtRest(vault, tmp_path / "results"), tmp_path / "good", tmp_path / "other"
+    for folder in (good, other):
+        folder.mkdir()
+        (folder / "state").write_bytes(SECRET)
+        digest = hashlib.sha256(SECRET).hexdigest()
+        (folder / "MARK").write_text(json.dumps({"done_units": 1, "files": {"state": digest}}))
+    (good / "more").write_bytes(SECRET)
+    list(at_rest.seal_checkpoint(1, good, 1 << 20))
+    kept = tmp_path / "results" / "1.checkpoint" / "1"
+    assert sorted(path.name for path in kept.iterdir()) == ["MARK", "state"]
+    (good / "state").unlink()
+    (good / "state").symlink_to(other / "state")
+    with pytest.raises(OSError, match="symbolic link"):
+        list(at_rest.seal_checkpoint(1, good, 1 << 20))
+    (good / "state").unlink()
+    with (good / "state").open("wb") as file:
+        file.truncate(1 << 40)  # takes no room, but would when it is sealed
+    with pytest.raises(StoreError, match="file state of job 1: above 1048576 octets"):
+        list(at_rest.seal_checkpoint(1, good, 1 << 20))
+    (good / "state").unlink()
+    os.mkfifo(good / "state")
+    with pytest.raises(StoreError, match="no regular file"):
+        list(at_rest.seal_checkpoint(1, good, 1 << 20))
+    (good / "MARK").write_text(json.dumps({"done_units": 1, "files": {"../other/state": digest}}))
+    with pytest.raises(StoreError, match="plain file names"):
+        list(at_rest.seal_checkpoint(1, good, 1 << 20))
+    good.rename(tmp_path / "away")
+    good.symlink_to(other)
+    with pytest.raises(OSError, match=r"Not a directory|symbolic link"):
+        list(at_rest.seal_checkpoint(1, good, 1 << 20))
+    list(at_rest.unseal_checkpoint(1, tmp_path / "back"))
+    assert (tmp_path / "back" / "state").read_bytes() == SECRET, "the first one stands"
 
 
 def test_satellite_without_keys_takes_jobs_as_before(tmp_path: Path) -> None:

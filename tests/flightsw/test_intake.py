@@ -183,6 +183,18 @@ def test_a_large_bundle_takes_many_ticks(satellite: Satellite, tmp_path: Path) -
     assert len(satellite.submitted) == 1
 
 
+def test_a_bundle_that_comes_under_the_name_of_one_being_read_is_read_next(
+    satellite: Satellite, tmp_path: Path
+) -> None:
+    satellite.drop(make(tmp_path / "src", data=bytes(8 << 20)))
+    satellite.tick(6)
+    (tmp_path / "inbox" / "new").write_bytes(make(tmp_path / "src", "two"))
+    (tmp_path / "inbox" / "new").rename(tmp_path / "inbox" / "a.job")
+    satellite.tick(24)
+    assert [spec.job_id for spec in satellite.submitted] == [NUMBER, job_number("Example", "two")]
+    assert satellite.inbox == []
+
+
 class Case(NamedTuple):
     message: str
     change: tuple[str, str] = ("", "")
