@@ -213,6 +213,8 @@ def _ring(stack: ExitStack, options: argparse.Namespace, mission: Mission) -> Ke
         print("flightsw: THE LINK IS IN CLEAR. Anyone at the line can command this satellite.", file=sys.stderr,
               flush=True)
         return None
+    if mission.link.framing == "cobs":
+        print("flightsw: TELEMETRY IS IN CLEAR with framing 'cobs'; commands are sealed.", file=sys.stderr, flush=True)
     return stack.enter_context(open_ring(options.keys, End.BOARD, mission.link.spacecraft_id))
 
 

@@ -99,12 +99,15 @@ class Session:
 
 
 def _security(station: Station) -> str:
-    """Say that the link is in clear for as long as it is, or that the satellite has refused a frame since its last."""
+    """Say what of the link is in clear for as long as it is, or that frames are or will be refused."""
     if station.seals is None:
         return "THE LINK IS IN CLEAR: telemetry may be anyone's, and anyone can command"
+    if station.seals.ring.failure:
+        return (f"counters of the link keys are not kept any more, commands will soon be refused: start again when "
+                f"the disk is well ({station.seals.ring.failure})")
     report = station.security
     if report is None or not report.alarm:
-        return ""
+        return "" if station.seals_telemetry else "TELEMETRY IS IN CLEAR: it may be anyone's"
     what = "counter" if report.bad_counter else "MAC" if report.bad_mac else "key"
     return f"the satellite refused a frame for its {what}: an attack, or a station that has to catch up"
 

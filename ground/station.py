@@ -217,6 +217,7 @@ class Station:
         self._epoch_s = epoch_s
         self._source_id = source_id
         self.seals = seals
+        self.seals_telemetry = seals is not None and stack.seals_telemetry
         self.security: SecurityReport | None = None  # what the satellite says of the last sealed frame
         self.clcw: Clcw | None = None
         self._uplink = Uplink(scid, stack, None if seals is None else CommandSeal(seals.ring, seals.family))
@@ -429,7 +430,7 @@ class Station:
             report = HousekeepingReport(now_s, obt_s, row, values)
             self.received[row.sid] = report
             if row.name == "uplink" and self.seals is not None and self._telemetry_keys:
-                spi, counter, active, on_trial = [int(self._value(report, name)) for name in _KEY_POINTS]
+                spi, counter, active, on_trial = [_whole(self._value(report, name)) for name in _KEY_POINTS]
                 self.seals.ring.raise_to(spi, counter)
                 if obt_s > self._key_changed_obt_s:  # events overtake housekeeping
                     self.seals.ring.agree(active, on_trial)
@@ -471,7 +472,7 @@ class Station:
         if ring is None:
             return
         if name == "uplink_counter":
-            ring.raise_to(spi, int(args[1]))
+            ring.raise_to(spi, _whole(float(args[1])))
         elif name == "key_trial":
             ring.put_on_trial(spi)
         elif name == "key_active":
@@ -567,6 +568,12 @@ _KEY_POINTS = ("uplink_spi", "uplink_counter", "keys_active", "keys_on_trial")
 _WHERE: dict[str, tuple[int, int]] = {
     point.name: (row.sid, i) for row in HOUSEKEEPING for i, point in enumerate(row.points)
 }
+
+
+def _whole(value: float) -> int:
+    if not math.isfinite(value):
+        raise LinkError(f"{value} stands where a counter should")
+    return int(value)
 
 
 def _counter_name(spi: int) -> str:

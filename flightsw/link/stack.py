@@ -120,6 +120,11 @@ class Stack:
             raise LinkError("link reed_solomon needs framing 'cadu': 'cobs' has no blocks of one length")
 
     @property
+    def seals_telemetry(self) -> bool:
+        """Whether telemetry goes in frames, which can be sealed."""
+        return self.framing != "cobs"
+
+    @property
     def interleave(self) -> int:
         """Codewords in a frame's block, 0 where frames are not coded."""
         return self.frame_octets // TM_FRAME_OCTETS if self.reed_solomon else 0

@@ -82,6 +82,8 @@ def seals_of(options: argparse.Namespace) -> Iterator[Seals | None]:
               file=sys.stderr, flush=True)
         yield None
         return
+    if options.framing == "cobs":
+        print("ground: TELEMETRY IS IN CLEAR with framing 'cobs'. It may be anyone's.", file=sys.stderr, flush=True)
     with open_ring(options.keys, End.GROUND, options.scid) as ring:
         stations = {name: family for family, name in ring.keys.families.items() if family != TELEMETRY}
         station = options.station or next(iter(stations), "")

@@ -84,6 +84,10 @@ def test_it_does_not_fly_without_keys_unless_told_to_and_then_it_shouts(tmp_path
     assert said == f"flightsw run: {tmp_path / 'none'}: cannot be read: No such file or directory"
     assert main([*argv, "--clear"]) == EXIT_DEVICE
     assert "THE LINK IS IN CLEAR. Anyone at the line can command" in capsys.readouterr().err
+    bench = tmp_path / "bench.toml"
+    bench.write_text(MISSION.read_text().replace('framing = "cadu"', 'framing = "cobs"'))
+    assert main([*argv[:2], str(bench), *argv[3:]]) == EXIT_USAGE
+    assert "TELEMETRY IS IN CLEAR with framing 'cobs'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("argv", "code", "words"), [

@@ -187,6 +187,16 @@ def test_housekeeping_that_an_event_overtook_changes_no_key(link: Link) -> None:
     assert _state(link.ground, 18) is SlotState.TRIAL
 
 
+@pytest.mark.parametrize("counter", [float("nan"), float("inf")])
+def test_a_counter_that_is_none_is_counted_and_raises_nothing(link: Link, counter: float) -> None:
+    link.say(Event("uplink_counter", (17, counter)))
+    link.satellite.set(**{**link.satellite.receiver.status()._asdict(), "uplink_counter": counter})
+    link.satellite.reporter.housekeeping(11, link.satellite.pool, OBT_S + link.now_s)
+    link.turn()
+    assert link.station.undecoded_packets == 2
+    assert link.ping() is CommandState.COMPLETED
+
+
 def test_every_station_hears_its_counter_within_as_many_minutes_as_there_are(link: Link) -> None:
     """A satellite was killed out of sight, and what it said at boot is lost."""
     assert link.ping() is CommandState.COMPLETED

@@ -100,6 +100,22 @@ def test_pulled_adapter_is_told_and_found_again(adapter: Adapter, tmp_path: Path
         assert [t for t, _ in archive.samples("sun_frac")] == [1.0, 2.0]
 
 
+def test_what_is_not_protected_is_said_for_as_long_as_it_is(
+        adapter: Adapter, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = options(adapter.name, tmp_path / "a.sqlite")
+    bench.security, bench.framing = "authenticated", "cobs"
+    with Session(bench) as session:
+        assert "TELEMETRY IS IN CLEAR" in capsys.readouterr().err
+        assert session.status(0.0).trouble == "TELEMETRY IS IN CLEAR: it may be anyone's"
+        assert session.station.seals is not None
+        session.station.seals.ring.failure = "fact: No space left on device"
+        assert session.status(0.0).trouble.startswith("counters of the link keys are not kept any more")
+        session.station.seals.ring.failure = ""
+    bench.framing = "cadu"
+    with Session(bench) as session:
+        assert session.status(0.0).trouble == ""
+
+
 def test_wrong_rate_or_noise_is_told_and_forgotten_with_the_first_frame(adapter: Adapter, tmp_path: Path) -> None:
     satellite = TinySatellite()
     noise = bytes(range(1, 256)) * 5
