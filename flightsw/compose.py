@@ -151,7 +151,8 @@ def build(mission: Mission, mission_toml: str, parts: Parts, folder: Path, where
     brain = Brain(mission, forecaster, jobs, orders)
     custody = parts.custody
     files = FileService(folder, parts.bundle_inbox, parts.result_of) if custody is None else FileService(
-        folder, parts.bundle_inbox, parts.result_of, custody.downlinked, forbids=custody.may_downlink)
+        folder, parts.bundle_inbox, parts.result_of, custody.downlinked, forbids=custody.may_downlink,
+        is_kept=custody.at_rest.has_results)
     for entry in ledger.entries.values():
         if entry.state is JobState.FINISHED:  # its result is noted already, unless we ended just before
             files.finished(entry.spec)

@@ -33,7 +33,8 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from flightsw.errors import LinkError, StoreError
 from flightsw.jobs.manifest import DataClass, DataPolicy
 from flightsw.jobs.policy import may_downlink_to
-from flightsw.link.cfdp import Config, Entity, State, View
+from flightsw.link.cfdp import Config, Entity, View
+from flightsw.link.cfdp_transfer import State
 from flightsw.link.filestore import Filestore, Key
 from flightsw.state import Event, FileOrder, JobSpec
 from flightsw.store import OsDisk, replace_file
@@ -51,6 +52,7 @@ _ASKED_FOR: Final = 1e12  # value for each octet of what the ground asks for: be
 _LISTED_MAX: Final = 100
 _STEP_OCTETS: Final = 32_768  # compressed in one tick: some 30 ms, three times what the line takes
 _BLOCK: Final = 512
+_SWEEP_EVERY_S: Final = 10.0
 _XZ: Final = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 20}]
 
 
@@ -70,12 +72,14 @@ class FileService:
                  result_of: Callable[[JobSpec], Result | None] = lambda _spec: None,
                  delivered: Callable[[int, str, float], None] = lambda _job_id, _station, _obt_s: None,
                  config: Config | None = None,
-                 forbids: Callable[[int, str, float], str] = lambda _job_id, _station, _now_s: "") -> None:
+                 forbids: Callable[[int, str, float], str] = lambda _job_id, _station, _now_s: "",
+                 is_kept: Callable[[int], bool] = lambda _job_id: True) -> None:
         """Take up what an earlier life left in `folder`. StoreError when it cannot be used.
 
         `result_of` tells what a job made and when that is None, that there is nothing to send; `delivered` hears
         of each result that is on the ground, over which station and when; `forbids` says why a job's result may not
-        go to a station from where we are now, "" when it may, and is asked as long as one is on its way.
+        go to a station from where we are now, "" when it may, and is asked as long as one is on its way. What a job
+        made is no more sent, and its copies here are deleted, soon after `is_kept` says that it was erased.
         """
         self._files = folder / "files"
         self._outbox = folder / "outbox"
@@ -83,6 +87,8 @@ class FileService:
         self._result_of = result_of
         self._delivered = delivered
         self._forbids = forbids
+        self._is_kept = is_kept
+        self._swept_s = float("-inf")
         self._now_s = 0.0
         self._disk = OsDisk()
         try:
@@ -98,6 +104,7 @@ class FileService:
         on_their_way = {view.tag for view in self._entity.views() if not view.state.is_final}
         self._to_pack = [job_id for job_id in self._results if f"{_TAG}{job_id}" not in on_their_way]
         self._packing: Generator[None, None, None] | None = None
+        self._packed_job = 0
         self._station: str | None = None
         self._checked_s = 0.0
         self._failure = ""
@@ -164,6 +171,10 @@ class FileService:
                 if station != self._station:
                     self._station = station
                     self._hold()
+                if now_s - self._swept_s >= _SWEEP_EVERY_S:
+                    self._swept_s = now_s
+                    for job_id in [job_id for job_id in self._results if not self._is_kept(job_id)]:
+                        self._withdraw(job_id)
                 self._entity.advance(now_s, station is not None)
                 if not self._entity.is_idle and now_s - self._checked_s >= 1.0:
                     self._checked_s = now_s
@@ -298,11 +309,29 @@ class FileService:
 
     # -- results
 
+    def _withdraw(self, job_id: int) -> None:
+        """Forget a result that was erased, and every copy of it that was made to be sent."""
+        if self._packing is not None and self._packed_job == job_id:
+            self._packing.close()
+            self._packing = None
+        for view in self._entity.views():
+            if view.tag == f"{_TAG}{job_id}" and not view.state.is_final:
+                self._entity.cancel(view.key)
+        packed = self._outbox / f"job-{job_id}.tar.xz"
+        try:
+            for path in (packed.with_name(packed.name + ".new"), packed, self._outbox / f"{job_id}.json"):
+                path.unlink(missing_ok=True)
+            self._disk.sync_folder(self._outbox)
+        except OSError as e:
+            raise StoreError(f"result of job {job_id} not withdrawn: {e}") from e
+        del self._results[job_id]
+
     def _pack(self) -> None:
         """Pack results a piece at a time, one after the other."""
         if self._packing is None:
-            result = self._results.get(self._to_pack.pop(0))
-            if result is None:  # delivered in the meantime
+            self._packed_job = self._to_pack.pop(0)
+            result = self._results.get(self._packed_job)
+            if result is None:  # delivered or erased in the meantime
                 return
             self._packing = self._pack_result(result)
         if next(self._packing, self) is self:

@@ -142,6 +142,10 @@ class AtRest:
         except (OSError, ValueError, KeyError, TypeError):
             return None  # gone, or rotten: what cannot be read is nobody's
 
+    def has_results(self, job_id: int) -> bool:
+        """Whether a job's results are kept: a look at the folder only."""
+        return (self._folder / str(job_id) / _ABOUT).exists()
+
     def all_results(self) -> list[Kept]:
         """Results of all jobs, by number."""
         numbers = sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdecimal())

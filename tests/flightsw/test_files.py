@@ -13,7 +13,8 @@ from file_pair import GROUND, SATELLITE, End, content
 from flightsw import files
 from flightsw.files import FileService, Result, compressed
 from flightsw.jobs.manifest import DataClass, DataPolicy
-from flightsw.link.cfdp import Config, State
+from flightsw.link.cfdp import Config
+from flightsw.link.cfdp_transfer import State
 from flightsw.link.filestore import Filestore
 from flightsw.state import FileOrder, JobSpec, Pause
 from flightsw.store import OsDisk
@@ -34,6 +35,7 @@ class Sat:
         self.results: dict[int, Result] = {}
         self.delivered: list[tuple[int, str]] = []
         self.forbidden = ""
+        self.erased: set[int] = set()
         self.ground = End(folder / "ground", Config(GROUND, SATELLITE))
         self.station: str | None = "KIRUNA"
         self.now_s = 0.0
@@ -45,7 +47,8 @@ class Sat:
             self.service._store.close()  # as the kernel does for a killed process: nothing is saved
         self.service = FileService(self.folder, self.inbox, lambda job: self.results.get(job.job_id),
                                    lambda job_id, station, _obt_s: self.delivered.append((job_id, station)),
-                                   forbids=lambda _job_id, _station, _now_s: self.forbidden)
+                                   forbids=lambda _job_id, _station, _now_s: self.forbidden,
+                                   is_kept=lambda job_id: job_id not in self.erased)
 
     def job(self, job_id: int, outputs: dict[str, bytes], policy: DataPolicy = OPEN, value: float = 10.0) -> None:
         folder = self.folder / f"job{job_id}"
@@ -202,6 +205,24 @@ def test_the_more_valuable_result_goes_first(sat: Sat) -> None:
     sat.station = "KIRUNA"
     sat.until(lambda: len(sat.delivered) == 2)
     assert [job_id for job_id, _ in sat.delivered] == [2, 1]
+
+
+@pytest.mark.parametrize("begun_s", [1.0, 3.0, 60.0])
+def test_of_an_erased_result_no_copy_is_left_and_nothing_more_is_sent(sat: Sat, begun_s: float) -> None:
+    sat.station = None
+    sat.job(7, {"a": content(200_000)})
+    sat.job(8, {"a": content(5_000)})
+    sat.until(lambda: sat.now_s >= begun_s)  # while it waits, is packed, or is offered
+    sat.erased = {7}
+    for _ in range(11):
+        sat.tick()
+    assert not [path.name for path in (sat.folder / "outbox").iterdir() if path.name.startswith(("7", "job-7"))]
+    sat.station = "KIRUNA"
+    sat.until(lambda: sat.delivered == [(8, "KIRUNA")])
+    sat.service.order(FileOrder("get", "job-7.tar.xz"))
+    sat.tick()
+    assert ("job-7.tar.xz", "no such file on board") in sat.events("file_refused")
+    assert not (sat.ground.received / "job-7.tar.xz").exists()
 
 
 @pytest.mark.parametrize("policy", [DataPolicy(stations=("SVALBARD",)), DataPolicy(data_class=DataClass.RESTRICTED,
