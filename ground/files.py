@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from flightsw.errors import LinkError, StoreError
-from flightsw.link.cfdp import Config, Entity, State, View
+from flightsw.link.cfdp import Config, Entity, View
+from flightsw.link.cfdp_transfer import State
 from flightsw.link.filestore import Filestore, Key
 from ground.station import CommandState, EventReport, Report, Station
 

@@ -19,11 +19,8 @@ What the standard leaves open, and here:
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -49,13 +46,13 @@ from flightsw.link.cfdp_pdu import (
     pack,
     unpack,
 )
+from flightsw.link.cfdp_transfer import Receiver, Sender, State
 from flightsw.link.filestore import Filestore, Key
 
 OPEN_MAX: Final = 512
 CLOSED_MAX: Final = 128
 """How many transfers are open at most, and how many ended ones are remembered."""
 
-GAPS_MAX: Final = 4096
 LARGEST_OCTETS: Final = 1 << 40
 """Of one file: beyond it an offset is taken for damage."""
 
@@ -63,28 +60,11 @@ _REPLIES_MAX: Final = 64
 _CHECKPOINT_OCTETS: Final = 65_536
 _CHECKPOINT_S: Final = 10.0
 _SUM_OCTETS: Final = 4 << 20  # of a file's checksum in one call: some 5 ms
-_SLOWER_MAX: Final = 16.0  # times the first interval
 _TRIES_MAX: Final = 20  # of Finished: the file is in place, and a sender that wants to know asks by its EOF
 _SILENCE_FACTOR: Final = 8.0
 _ENTITY_ID: Final = 6  # type of the option that names the entity at fault
 _LOSS_BLOCK_OCTETS: Final = 65_536
 _LOSS_HIGH_FRAC, _LOSS_LOW_FRAC = 0.4, 0.1
-
-
-class State(StrEnum):
-    """Where a transfer stands."""
-
-    ACTIVE = "active"
-    SUSPENDED = "suspended"
-    HELD = "held"  # not to be sent to the station that is in sight
-    DELIVERED = "delivered"  # the whole file is in place at the receiver
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_final(self) -> bool:
-        """True when the transfer has ended."""
-        return self in (State.DELIVERED, State.FAILED, State.CANCELLED)
 
 
 class Config(NamedTuple):
@@ -127,204 +107,6 @@ class Counters(NamedTuple):
     repeated_octets: int
 
 
-class _Transfer:
-    """What sender and receiver have in common: identity, timer with backoff, how it ended."""
-
-    is_sent: bool
-
-    def __init__(self, key: Key, header: Header) -> None:
-        self.key = key
-        self.header = header
-        self.state = State.ACTIVE
-        self.condition = Condition.NO_ERROR
-        self.is_told = False  # its end has been taken in by whoever owns the files
-        self.is_acknowledged = False
-        self.due_s = -math.inf  # contact time
-        self.tries = 0
-        self.tag = ""
-
-    @property
-    def is_closed(self) -> bool:
-        """Nothing is left to be said or told."""
-        return self.is_told and self.is_acknowledged
-
-    def again(self, contact_s: float, retry_s: float) -> None:
-        """Set the timer, each time twice as long up to a bound."""
-        self.due_s = contact_s + retry_s * min(2.0**self.tries, _SLOWER_MAX)
-        self.tries += 1
-
-    def wake(self, contact_s: float) -> None:
-        """Try again now: signal was acquired, or the other end was heard."""
-        self.due_s = contact_s
-        self.tries = 0
-
-    def saved(self) -> dict[str, Any]:
-        """Common part of the state on the medium."""
-        return {"header": self.header, "state": self.state.value, "condition": self.condition, "told": self.is_told,
-                "acknowledged": self.is_acknowledged, "tag": self.tag}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take up the common part."""
-        self.state = State(saved["state"])
-        self.condition = Condition(saved["condition"])
-        self.is_told, self.is_acknowledged, self.tag = saved["told"], saved["acknowledged"], saved["tag"]
-
-
-class _Sender(_Transfer):
-    """One file on its way out."""
-
-    is_sent = True
-
-    def __init__(self, key: Key, header: Header, path: Path, name: str, size: int, density: float) -> None:
-        super().__init__(key, header)
-        self.path = path
-        self.name = name
-        self.size = size
-        self.density = density
-        self.checksum_type: int = ChecksumType.CRC_32
-        self.next_offset = 0
-        self.resend: list[tuple[int, int]] = []
-        self.metadata_due = True
-        self.sum_size = size  # how much of the file the EOF is about: less than all when it is cancelled
-        self.summed = 0
-        self.sum: Checksum | None = None
-        self.eof_acknowledged = False
-        self.saved_octets = 0
-
-    def ask(self, nak: Nak) -> int:
-        """Take what the receiver misses; return how many octets that is."""
-        ranges = [(start, min(end, self.size)) for start, end in nak.segments if start < min(end, self.size)]
-        if any(segment == (0, 0) for segment in nak.segments):
-            self.metadata_due = True
-        self.resend = _merge([*self.resend, *ranges])
-        return sum(end - start for start, end in ranges)
-
-    def next_data(self, segment_octets: int) -> tuple[int, int, bool] | None:
-        """Return (offset, octets, whether it is sent again) of what goes next and count it as sent."""
-        if self.resend:
-            start, end = self.resend[0]
-            cut = min(end, start + segment_octets)
-            if cut < end:
-                self.resend[0] = (cut, end)
-            else:
-                del self.resend[0]
-            return start, cut - start, True
-        if self.next_offset < self.sum_size:
-            start = self.next_offset
-            self.next_offset = min(self.sum_size, start + segment_octets)
-            return start, self.next_offset - start, False
-        return None
-
-    def saved(self) -> dict[str, Any]:
-        """See `_Transfer`. What is sent again is not kept: the receiver asks for it."""
-        return {**super().saved(), "path": str(self.path), "name": self.name, "size": self.size,
-                "density": self.density, "checksum_type": self.checksum_type, "next_offset": self.next_offset}
-
-
-class _Receiver(_Transfer):
-    """One file on its way in. `gaps` are the stretches missing below `reach`."""
-
-    is_sent = False
-
-    def __init__(self, key: Key, header: Header) -> None:
-        super().__init__(key, header)
-        self.metadata: Metadata | None = None
-        self.eof: Eof | None = None
-        self.gaps: list[tuple[int, int]] = []
-        self.reach = 0
-        self.asked = 0  # what is missing below was asked for
-        self.metadata_asked = False
-        self.nak_forced = False
-        self.eof_answer_due = False
-        self.keep_alive_due = False
-        self.status = FileStatus.UNREPORTED
-        self.sum: Checksum | None = None
-        self.summed = 0
-        self.unsaved_octets = 0
-        self.saved_s = 0.0
-        self.path: Path | None = None
-
-    @property
-    def size(self) -> int | None:
-        """Octets of the file, None while nothing has told."""
-        if self.eof is not None:
-            return self.eof.size
-        return None if self.metadata is None else self.metadata.size
-
-    @property
-    def is_whole(self) -> bool:
-        """All of the file and of what is said about it is here."""
-        return self.metadata is not None and self.eof is not None and not self.gaps and self.reach == self.eof.size
-
-    def cover(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Return what of [start, end) is new."""
-        fresh = []
-        at = max(0, bisect_right(self.gaps, (start, math.inf)) - 1)
-        while at < len(self.gaps) and self.gaps[at][0] < end:
-            low, high = max(start, self.gaps[at][0]), min(end, self.gaps[at][1])
-            if low < high:
-                fresh.append((low, high))
-            at += 1
-        if end > self.reach:
-            fresh.append((max(start, self.reach), end))
-        return fresh
-
-    def fill(self, start: int, end: int) -> bool:
-        """Note that [start, end) is here; False, and nothing noted, where that makes too many gaps."""
-        at = max(0, bisect_right(self.gaps, (start, math.inf)) - 1)
-        last = at
-        left: list[tuple[int, int]] = []
-        while last < len(self.gaps) and self.gaps[last][0] < end:
-            low, high = self.gaps[last]
-            left += [piece for piece in ((low, min(high, start)), (max(low, end), high)) if piece[0] < piece[1]]
-            last += 1
-        opens = start > self.reach
-        if len(self.gaps) - (last - at) + len(left) + opens > GAPS_MAX:
-            return False
-        self.gaps[at:last] = left
-        if opens:
-            self.gaps.append((self.reach, start))
-        self.reach = max(self.reach, end)
-        return True
-
-    @property
-    def is_asking(self) -> bool:
-        """Something is missing that was not asked for since it was last in doubt."""
-        if self.nak_forced or (self.metadata is None and not self.metadata_asked):
-            return True
-        return bool(self.gaps) and self.asked < self.gaps[-1][1]
-
-    def next_nak(self, segments_max: int) -> Nak:
-        """Return the next request for what is missing and was not asked for."""
-        segments: list[tuple[int, int]] = []
-        if self.metadata is None and not self.metadata_asked:
-            segments.append((0, 0))
-            self.metadata_asked = True
-        start = self.asked
-        at = max(0, bisect_right(self.gaps, (start, math.inf)) - 1)
-        for low, high in self.gaps[at:]:
-            if high > start:
-                segments.append((max(low, start), high))
-                if len(segments) == segments_max:
-                    break
-        whole = len(segments) < segments_max
-        self.asked = self.reach if whole else segments[-1][1]
-        self.nak_forced = False
-        return Nak(start, max(self.asked, start), tuple(segments))
-
-    def ask_again(self) -> None:
-        """Count nothing as asked for."""
-        self.asked = 0
-        self.metadata_asked = False
-
-    def saved(self) -> dict[str, Any]:
-        """See `_Transfer`."""
-        metadata = None if self.metadata is None else self.metadata._replace(options=b"")
-        return {**super().saved(), "metadata": None if metadata is None else [*metadata[:5]],
-                "eof": None if self.eof is None else [*self.eof[:3]], "gaps": self.gaps, "reach": self.reach,
-                "status": self.status, "path": None if self.path is None else str(self.path)}
-
-
 class Entity:
     """All transfers with one peer. `advance` with the present time comes before anything else in a loop's turn."""
 
@@ -332,9 +114,9 @@ class Entity:
         """Take up the transfers that the store kept."""
         self._config = config
         self._store = store
-        self._transfers: dict[Key, _Sender | _Receiver] = {}
-        self._senders: list[_Sender] = []  # open ones, the most valuable first
-        self._receivers: list[_Receiver] = []  # open ones
+        self._transfers: dict[Key, Sender | Receiver] = {}
+        self._senders: list[Sender] = []  # open ones, the most valuable first
+        self._receivers: list[Receiver] = []  # open ones
         self._closed: deque[Key] = deque()
         self._replies: deque[tuple[Header, Pdu]] = deque(maxlen=_REPLIES_MAX)
         self._news: list[View] = []
@@ -365,7 +147,7 @@ class Entity:
         header = Header(*key, config.peer_id, has_crc=config.has_crc, is_large=size >= LARGE_FILE_OCTETS,
                         id_octets=config.id_octets, sequence_octets=config.sequence_octets)
         pack(header, Metadata(size, name, name))  # LinkError for a name that does not fit
-        sender = _Sender(key, header, path, name, size, density)
+        sender = Sender(key, header, path, name, size, density)
         sender.checksum_type, sender.tag = config.checksum_type, tag
         self._save(sender)
         self._add(sender)
@@ -376,7 +158,7 @@ class Entity:
         transfer = self._transfers.get(key)
         if transfer is None or transfer.state.is_final:
             return False
-        if isinstance(transfer, _Sender):
+        if isinstance(transfer, Sender):
             self._cancel_sender(transfer, Condition.CANCELLED)
         else:
             self._end_receiver(transfer, State.CANCELLED, Condition.CANCELLED, FileStatus.DISCARDED)
@@ -479,7 +261,7 @@ class Entity:
         key = Key(header.source_id, header.sequence)
         transfer = self._transfers.get(key)
         if header.toward_sender:
-            if isinstance(transfer, _Sender):
+            if isinstance(transfer, Sender):
                 self._at_sender(transfer, pdu)
             elif isinstance(pdu, Finished):  # whatever it was, it is over
                 self._reply(header, Ack(Directive.FINISHED, pdu.condition, TransactionStatus.UNRECOGNISED))
@@ -491,7 +273,7 @@ class Entity:
             return
         if transfer is None:
             transfer = self._begin(key, header, pdu)
-        if isinstance(transfer, _Receiver):
+        if isinstance(transfer, Receiver):
             self._at_receiver(transfer, pdu)
         else:
             self._refused_pdus += 1
@@ -523,7 +305,7 @@ class Entity:
 
     # -- the receiver
 
-    def _begin(self, key: Key, header: Header, pdu: Pdu) -> _Receiver | None:
+    def _begin(self, key: Key, header: Header, pdu: Pdu) -> Receiver | None:
         """Open a transfer for its first PDU, whichever it is; None for one that begins nothing."""
         if not isinstance(pdu, (Metadata, FileData, Eof)):
             return None
@@ -532,12 +314,12 @@ class Entity:
             return None
         if len(self._receivers) >= OPEN_MAX:
             return None
-        receiver = _Receiver(key, header)
+        receiver = Receiver(key, header)
         receiver.saved_s = self._now_s
         self._add(receiver)
         return receiver
 
-    def _at_receiver(self, receiver: _Receiver, pdu: Pdu) -> None:
+    def _at_receiver(self, receiver: Receiver, pdu: Pdu) -> None:
         if receiver.state.is_final:
             if isinstance(pdu, Ack):
                 self._acknowledged(receiver)
@@ -558,7 +340,7 @@ class Entity:
                 receiver.ask_again()
                 receiver.nak_forced = True
 
-    def _take_data(self, receiver: _Receiver, pdu: FileData) -> None:
+    def _take_data(self, receiver: Receiver, pdu: FileData) -> None:
         start, end = pdu.offset, pdu.offset + len(pdu.data)
         size = receiver.size
         if end > (size if size is not None else LARGEST_OCTETS if receiver.header.is_large else LARGE_FILE_OCTETS - 1):
@@ -580,7 +362,7 @@ class Entity:
         if receiver.is_whole:
             self._verify(receiver)
 
-    def _take_metadata(self, receiver: _Receiver, pdu: Metadata) -> None:
+    def _take_metadata(self, receiver: Receiver, pdu: Metadata) -> None:
         if receiver.metadata is not None:
             return
         receiver.metadata = pdu
@@ -593,7 +375,7 @@ class Entity:
         elif receiver.is_whole:
             self._verify(receiver)
 
-    def _take_eof(self, receiver: _Receiver, pdu: Eof) -> None:
+    def _take_eof(self, receiver: Receiver, pdu: Eof) -> None:
         if pdu.condition:
             receiver.is_acknowledged = True  # the sender ended it and waits for nothing but this
             self._end_receiver(receiver, State.CANCELLED, _condition(pdu.condition), FileStatus.DISCARDED)
@@ -615,7 +397,7 @@ class Entity:
         if receiver.is_whole:
             self._verify(receiver)
 
-    def _verify(self, receiver: _Receiver) -> None:
+    def _verify(self, receiver: Receiver) -> None:
         """Go on with the checksum of a whole file; where it holds, the file is put in place."""
         metadata, eof = receiver.metadata, receiver.eof
         if metadata is None or eof is None or receiver.state is State.SUSPENDED:
@@ -639,7 +421,7 @@ class Entity:
             receiver.path = target
             self._end_receiver(receiver, State.DELIVERED, Condition.NO_ERROR, FileStatus.RETAINED)
 
-    def _end_receiver(self, receiver: _Receiver, state: State, condition: Condition, status: FileStatus) -> None:
+    def _end_receiver(self, receiver: Receiver, state: State, condition: Condition, status: FileStatus) -> None:
         receiver.state, receiver.condition, receiver.status = state, condition, status
         receiver.gaps = []
         receiver.sum = None
@@ -649,7 +431,7 @@ class Entity:
         receiver.wake(self._contact_s)
         self._news.append(self._view(receiver))
 
-    def _receiver_says(self, receiver: _Receiver) -> Pdu | None:
+    def _receiver_says(self, receiver: Receiver) -> Pdu | None:
         config = self._config
         if receiver.eof_answer_due:
             receiver.eof_answer_due = False
@@ -677,7 +459,7 @@ class Entity:
 
     # -- the sender
 
-    def _at_sender(self, sender: _Sender, pdu: Pdu) -> None:
+    def _at_sender(self, sender: Sender, pdu: Pdu) -> None:
         if isinstance(pdu, Finished):
             if not sender.state.is_final:
                 done = pdu.condition == Condition.NO_ERROR and pdu.is_complete
@@ -698,27 +480,27 @@ class Entity:
         elif isinstance(pdu, KeepAlive):
             self._listen(sender)
 
-    def _listen(self, sender: _Sender) -> None:
+    def _listen(self, sender: Sender) -> None:
         """The receiver is there: an EOF is repeated only after a long silence."""
         sender.tries = 0
         if sender.eof_acknowledged:
             sender.due_s = self._contact_s + _SILENCE_FACTOR * self._config.retry_s
 
-    def _end_sender(self, sender: _Sender, state: State, condition: Condition) -> None:
+    def _end_sender(self, sender: Sender, state: State, condition: Condition) -> None:
         sender.state, sender.condition = state, condition
         sender.resend = []
         sender.metadata_due = False
         self._store.release(sender.path)
         self._news.append(self._view(sender))
 
-    def _cancel_sender(self, sender: _Sender, condition: Condition) -> None:
+    def _cancel_sender(self, sender: Sender, condition: Condition) -> None:
         """Tell the receiver with an EOF about what was sent so far, until it says that it heard."""
         sender.sum_size, sender.sum, sender.summed = sender.next_offset, None, 0
         self._end_sender(sender, State.CANCELLED if condition is Condition.CANCELLED else State.FAILED, condition)
         sender.wake(self._contact_s)
         self._save(sender)
 
-    def _sum(self, sender: _Sender, octets_max: int) -> int:
+    def _sum(self, sender: Sender, octets_max: int) -> int:
         """Go on with the checksum of a file, ahead of its EOF; return the octets read for it."""
         if sender.sum is None:
             sender.sum = Checksum(sender.checksum_type)
@@ -735,7 +517,7 @@ class Entity:
         sender.summed += piece
         return piece
 
-    def _sender_says(self, sender: _Sender) -> Pdu | None:
+    def _sender_says(self, sender: Sender) -> Pdu | None:
         if sender.state.is_final:
             return None if sender.is_acknowledged else self._eof(sender)
         if sender.state is not State.ACTIVE:
@@ -756,7 +538,7 @@ class Entity:
         self._adapt(octets)
         return FileData(offset, data)
 
-    def _eof(self, sender: _Sender) -> Eof | None:
+    def _eof(self, sender: Sender) -> Eof | None:
         if sender.sum is None or sender.summed < sender.sum_size or self._contact_s < sender.due_s:
             return None
         sender.again(self._contact_s, self._config.retry_s * (_SILENCE_FACTOR if sender.eof_acknowledged else 1.0))
@@ -783,7 +565,7 @@ class Entity:
         toward_sender = isinstance(pdu, Finished) or (isinstance(pdu, Ack) and pdu.directive == Directive.EOF)
         self._replies.append((header._replace(toward_sender=toward_sender), pdu))
 
-    def _checkpoint(self, receiver: _Receiver) -> None:
+    def _checkpoint(self, receiver: Receiver) -> None:
         """Make what was received count: data first, then the gaps in it."""
         if receiver.state.is_final:
             return
@@ -792,31 +574,31 @@ class Entity:
         receiver.unsaved_octets = 0
         receiver.saved_s = self._now_s
 
-    def _save(self, transfer: _Sender | _Receiver) -> None:
+    def _save(self, transfer: Sender | Receiver) -> None:
         self._store.save(transfer.key, transfer.saved())
-        if isinstance(transfer, _Sender):
+        if isinstance(transfer, Sender):
             transfer.saved_octets = transfer.next_offset
 
-    def _add(self, transfer: _Sender | _Receiver) -> None:
+    def _add(self, transfer: Sender | Receiver) -> None:
         self._transfers[transfer.key] = transfer
-        if isinstance(transfer, _Receiver):
+        if isinstance(transfer, Receiver):
             self._receivers.append(transfer)
         else:
             self._senders.append(transfer)
             self._senders.sort(key=lambda sender: (-sender.density, sender.key))
 
-    def _acknowledged(self, transfer: _Sender | _Receiver) -> None:
+    def _acknowledged(self, transfer: Sender | Receiver) -> None:
         """The other end knows how it ended."""
         if not transfer.is_acknowledged:
             transfer.is_acknowledged = True
             self._save(transfer)
             self._close_if_over(transfer)
 
-    def _close_if_over(self, transfer: _Sender | _Receiver) -> None:
+    def _close_if_over(self, transfer: Sender | Receiver) -> None:
         """Put a transfer of which nothing is left to say among those that are remembered; the oldest is forgotten."""
         if not transfer.is_closed or transfer.key in self._closed:
             return
-        if isinstance(transfer, _Receiver):
+        if isinstance(transfer, Receiver):
             self._receivers.remove(transfer)
         else:
             self._senders.remove(transfer)
@@ -831,28 +613,13 @@ class Entity:
 
     def _take_up(self, key: Key, saved: dict[str, Any]) -> None:
         """Go on with a transfer of an earlier life."""
-        header = Header(*saved["header"])
-        transfer: _Sender | _Receiver
+        transfer: Sender | Receiver
         if key.source_id == self._config.entity_id:
-            transfer = _Sender(key, header, Path(saved["path"]), saved["name"], saved["size"], saved["density"])
-            transfer.checksum_type, transfer.next_offset = saved["checksum_type"], saved["next_offset"]
-            transfer.saved_octets = transfer.next_offset
-            transfer.metadata_due = transfer.next_offset == 0
+            transfer = Sender.restored(key, saved)
         else:
-            transfer = _Receiver(key, header)
-            transfer.metadata = None if saved["metadata"] is None else Metadata(*saved["metadata"])
-            transfer.eof = None if saved["eof"] is None else Eof(*saved["eof"])
-            transfer.gaps = [(low, high) for low, high in saved["gaps"]]
-            transfer.reach = saved["reach"]
-            transfer.status = FileStatus(saved["status"])
-            transfer.path = None if saved["path"] is None else Path(saved["path"])
-        transfer.restore(saved)
-        if transfer.state is State.HELD:
-            transfer.state = State.ACTIVE
-        if isinstance(transfer, _Receiver) and not transfer.state.is_final and not self._store.has_part(key):
-            self._recover_target(transfer)
-        if isinstance(transfer, _Sender) and transfer.state.is_final:
-            transfer.sum_size = transfer.next_offset
+            transfer = Receiver.restored(key, saved)
+            if not transfer.state.is_final and not self._store.has_part(key):
+                self._recover_target(transfer)
         if transfer.is_closed:
             self._transfers[key] = transfer
             self._remember(key)
@@ -861,7 +628,7 @@ class Entity:
         if transfer.state.is_final and not transfer.is_told and all(view.key != key for view in self._news):
             self._news.append(self._view(transfer))
 
-    def _recover_target(self, receiver: _Receiver) -> None:
+    def _recover_target(self, receiver: Receiver) -> None:
         """The part is gone: the file was put in place just before the end, or else it is begun again."""
         metadata, eof = receiver.metadata, receiver.eof
         target = None if metadata is None else self._store.target(metadata.destination_name)
@@ -877,8 +644,8 @@ class Entity:
         receiver.gaps = [(0, eof.size)] if eof is not None and eof.size else []
         receiver.reach = 0 if eof is None else eof.size
 
-    def _view(self, transfer: _Sender | _Receiver) -> View:
-        if isinstance(transfer, _Sender):
+    def _view(self, transfer: Sender | Receiver) -> View:
+        if isinstance(transfer, Sender):
             missing = sum(end - start for start, end in transfer.resend)
             return View(transfer.key, True, transfer.name, transfer.size, transfer.next_offset, missing,
                         transfer.state, transfer.condition, transfer.density, transfer.tag, transfer.path)
@@ -888,7 +655,7 @@ class Entity:
                     transfer.condition, 0.0, transfer.tag, transfer.path)
 
 
-def _finished(receiver: _Receiver) -> Finished:
+def _finished(receiver: Receiver) -> Finished:
     fault = b""
     if receiver.condition not in (Condition.NO_ERROR, Condition.UNSUPPORTED_CHECKSUM):
         octets = receiver.header.id_octets
@@ -899,13 +666,3 @@ def _finished(receiver: _Receiver) -> Finished:
 def _condition(code: int) -> Condition:
     """A condition that the standard does not have is a fault all the same."""
     return Condition(code) if code in list(Condition) else Condition.INVALID_STRUCTURE
-
-
-def _merge(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(ranges):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-        else:
-            merged.append((start, end))
-    return merged

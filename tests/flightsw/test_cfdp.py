@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from test_cfdp_pdu import messages
 
 from flightsw.errors import LinkError, StoreError
-from flightsw.link import cfdp
-from flightsw.link.cfdp import Config, State, _Receiver
+from flightsw.link import cfdp, cfdp_transfer
+from flightsw.link.cfdp import Config
 from flightsw.link.cfdp_pdu import (
     Ack,
     ChecksumType,
@@ -31,6 +31,7 @@ from flightsw.link.cfdp_pdu import (
     pack,
     unpack,
 )
+from flightsw.link.cfdp_transfer import Receiver, State
 from flightsw.link.filestore import Filestore, Key
 
 
@@ -474,7 +475,7 @@ def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_too_many_gaps_are_not_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cfdp, "GAPS_MAX", 4)
+    monkeypatch.setattr(cfdp_transfer, "GAPS_MAX", 4)
     pair = Pair(tmp_path, loss=0.5, seed=5)
     send(pair, 80_000)
     pair.run(pair.quiet)
@@ -495,7 +496,7 @@ def test_segments_are_short_on_a_bad_line_and_long_again(tmp_path: Path) -> None
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12)), max_size=40))
 def test_gaps_are_what_was_not_received(pieces: list[tuple[int, int]]) -> None:
-    receiver = _Receiver(Key(1, 1), Header(1, 1, 2))
+    receiver = Receiver(Key(1, 1), Header(1, 1, 2))
     here: set[int] = set()
     for start, octets in pieces:
         new = set(range(start, start + octets)) - here

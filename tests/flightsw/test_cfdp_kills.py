@@ -9,8 +9,8 @@ import pytest
 from file_pair import GROUND, End, Pair, QuickDisk, content
 
 from flightsw.link import cfdp
-from flightsw.link.cfdp import State
 from flightsw.link.cfdp_pdu import Ack, Directive, Eof, Finished, unpack
+from flightsw.link.cfdp_transfer import State
 
 OCTETS = 8_500
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from file_pair import End, content
 
-from flightsw.link.cfdp import Config, State
+from flightsw.link.cfdp import Config
 from flightsw.link.cfdp_pdu import (
     Ack,
     ChecksumType,
@@ -32,6 +32,7 @@ from flightsw.link.cfdp_pdu import (
     Prompt,
     pack,
 )
+from flightsw.link.cfdp_transfer import State
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated as of:DeprecationWarning")  # within cfdp-py
 

@@ -19,7 +19,7 @@ from tiny_satellite import APID, SCID, TinySatellite, Wire
 
 from flightsw.errors import LinkError, StoreError
 from flightsw.files import FileService
-from flightsw.link.cfdp import State
+from flightsw.link.cfdp_transfer import State
 from flightsw.state import Effect, FileOrder
 from flightsw.store import OsDisk
 from ground.__main__ import main
