@@ -93,14 +93,18 @@ def _replay_line(options: argparse.Namespace) -> str:
 def _serve(options: argparse.Namespace) -> int:
     """Serve a console that follows the archive to each browser; this process goes on owning the port."""
     try:
-        from textual_serve.server import Server  # noqa: PLC0415 # an extra
+        from ground.console.web import ConsoleServer  # noqa: PLC0415 # an extra
     except ImportError:
         print("ground console: --web needs the extra 'web': pip install '.[web]'", file=sys.stderr)
         return EXIT_TROUBLE
     words = [sys.executable, "-m", "ground", "console", "--archive", str(options.archive)]
     words += ["--mission", str(options.mission)] if options.mission else []
     words += ["--passes-by", options.passes_by]
-    Server(shlex.join(words), port=options.web, title="Ground station").serve()
+    try:
+        ConsoleServer(shlex.join(words), options.web).serve()
+    except OSError as error:
+        print(f"ground console: port {options.web} of this machine: {error.strerror}", file=sys.stderr)
+        return EXIT_TROUBLE
     return EXIT_COMPLETED
 
 

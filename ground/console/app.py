@@ -115,11 +115,18 @@ class CommandLine(Input):
 
     def __init__(self, keys: dict[str, Callable[[], object]]) -> None:
         super().__init__(placeholder="telecommand", id="line", select_on_focus=False)
-        self._keys = keys
+        self._keys = {**keys, "enter": lambda: self.post_message(Input.Submitted(self, self.value))}
 
     def on_key(self, event: Key) -> None:
-        """Complete, choose or leave."""
+        """Complete, choose, send or leave."""
+        if event.key in self._keys:
+            self.take(event)
+
+    def take(self, event: Key) -> None:
+        """Take a key, also one that was typed before the line was there."""
         action = self._keys.get(event.key)
+        if action is None and event.character and event.is_printable:
+            action = functools.partial(self.insert_text_at_cursor, event.character)
         if action is not None:
             event.stop()
             event.prevent_default()
@@ -158,6 +165,10 @@ class Palette(ModalScreen[None]):
         self.set_interval(1.0, self._tick)
         self.query_one(Input).focus()
         self.call_after_refresh(self._show)
+
+    def on_key(self, event: Key) -> None:
+        """Keys that were typed before the line had the focus, as a slow connection brings them: all at once."""
+        self.query_one(CommandLine).take(event)
 
     def on_resize(self, _: Resize) -> None:
         """See `Screen`."""
@@ -357,8 +368,10 @@ class Console(App[None]):
     # -- keys
 
     def on_key(self, event: Key) -> None:
-        """Keys of the pages; a modal screen has its own."""
+        """Keys of the pages; a modal screen has its own, and those that were on their way while it came."""
         if len(self.screen_stack) > 1:
+            if isinstance(self.screen, Palette):
+                self.screen.post_message(Key(event.key, event.character))
             return
         self._said = ""
         act: dict[str, Callable[[], object]] = {

@@ -483,6 +483,25 @@ def test_hazardous_command_is_armed_then_fired_and_escape_disarms(one: Pass) -> 
     piloted(one, (80, 24), act)
 
 
+def test_keys_that_come_all_at_once_are_taken_in_order(one: Pass) -> None:
+    from textual.events import Key
+
+    sent = []
+    one.report(1, t_s=10.0)
+
+    async def act(app, pilot) -> None:
+        app.send = lambda row, values, heard: sent.append((row.verb, *values))
+        for key, char in (("colon", ":"), *((c, c) for c in "ping"), ("enter", "\r")):
+            app.post_message(Key(key, char))
+        await pilot.pause(0.2)
+        assert sent == [("ping",)]
+        await pilot.press("colon", *"hk.report 19", "backspace", "space", "backspace", "left", "left", "end", "enter")
+        await pilot.pause()
+        assert sent[1:] == [("hk.report", 1)]
+
+    piloted(one, (80, 24), act)
+
+
 def test_replay_goes_over_the_same_console_and_sends_nothing(one: Pass) -> None:
     from ground.cli.console import ReplayClock
 
