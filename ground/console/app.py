@@ -125,12 +125,14 @@ class CommandLine(Input):
     def take(self, event: Key) -> None:
         """Take a key, also one that was typed before the line was there."""
         action = self._keys.get(event.key)
-        if action is None and event.character and event.is_printable:
-            action = functools.partial(self.insert_text_at_cursor, event.character)
         if action is not None:
-            event.stop()
-            event.prevent_default()
             action()
+        elif event.character and event.is_printable:
+            self.insert_text_at_cursor(event.character)
+        else:
+            return
+        event.stop()
+        event.prevent_default()
 
 
 class Palette(ModalScreen[None]):
