@@ -15,7 +15,7 @@ from flightsw.dictionary.sensors import SENSORS
 from flightsw.dictionary.telemetry import HOUSEKEEPING, MISSING, POINT_INDEX, POINTS
 from flightsw.fdir.defined import DefinedMonitors
 from flightsw.link.serial_port import ByteStream
-from flightsw.link.services import Reporter
+from flightsw.link.services import Reporter, UplinkStatus
 from flightsw.mission import Mission
 from flightsw.physics.forecast import Sky
 from flightsw.state import (
@@ -58,21 +58,6 @@ class Counters(NamedTuple):
     jobs_refused: int
     promises_broken: int
     value_finished: float
-    reject_fecf: int
-    reject_scid: int
-    reject_type: int
-    reject_spi: int
-    reject_mac: int
-    reject_replay: int
-    reject_window: int
-    reject_sequence: int
-    reject_packet: int
-    uplink_spi: int
-    uplink_counter: int
-    keys_active: int
-    keys_on_trial: int
-    uplink_expected: int
-    uplink_locked: int
     energy_reserved_wh: float
     energy_due_wh: float
     energy_room_wh: float
@@ -86,6 +71,7 @@ _CURVE_POINTS = POINT_INDEX["ahead_made_s"]
 _COUNTER_POINTS = tuple(
     (POINT_INDEX[name], i) for i, name in enumerate(Counters._fields)
 )
+_UPLINK_POINTS = tuple(POINT_INDEX[name] for name in UplinkStatus._fields)
 
 
 class Reporting:
@@ -113,8 +99,9 @@ class Reporting:
 
     def report(self, obt_s: float, readings: Readings, estimate: Estimate, decision: Decision, sky: Sky,
                caps_w: Callable[[], tuple[float, ...]], counters: Callable[[], Counters],
-               values: Mapping[str, float], monitors: Mapping[int, MonitorDefinition]) -> list[Event]:
-        """Queue what this tick has to say; `caps_w` and `counters` are asked only when they are due.
+               uplink: Callable[[], UplinkStatus], values: Mapping[str, float],
+               monitors: Mapping[int, MonitorDefinition]) -> list[Event]:
+        """Queue what this tick has to say; `caps_w`, `counters` and `uplink` are asked only when they are due.
 
         Return the events, not yet reported, of the points that `monitors` define.
         """
@@ -129,7 +116,7 @@ class Reporting:
         sample = bool(monitors) and now_s - self._monitored_s >= values["monitor_period_s"]
         if not due and not asked and not sample:
             return []
-        self._fill_pool(readings, estimate, decision, sky, caps_w(), counters())
+        self._fill_pool(readings, estimate, decision, sky, caps_w(), counters(), uplink())
         for sid in due:
             # On the grid of its period, so that a late tick is not a slower rate; after a gap it starts afresh.
             next_s = self._due_s[sid] + self._period_s[sid]
@@ -190,12 +177,14 @@ class Reporting:
         return asked
 
     def _fill_pool(self, readings: Readings, estimate: Estimate, decision: Decision, sky: Sky,
-                   caps_w: tuple[float, ...], counters: Counters) -> None:
+                   caps_w: tuple[float, ...], counters: Counters, uplink: UplinkStatus) -> None:
         pool = self._pool
         for at, value in zip(_SENSOR_POINTS, readings.values, strict=True):
             pool[at] = MISSING if value is None else value
         for at, i in _COUNTER_POINTS:
             pool[at] = counters[i]
+        for at, number in zip(_UPLINK_POINTS, uplink, strict=True):
+            pool[at] = number
         plan = decision.plan
         now_s = decision.now_s
         charge_known = "battery_soc_frac" not in estimate.blind

@@ -354,7 +354,7 @@ class Supervisor:
             self._say(
                 Event("energy_balance", (meter.bus_j, meter.jobs_j, meter.house_j, meter.unmetered_s)), obt_s)
         for event in self._reporting.report(obt_s, readings, estimate, decision, sky, self._caps_in_force,
-                                            lambda: self._count(now_s), self._brain.parameters,
+                                            lambda: self._count(now_s), self._receiver.status, self._brain.parameters,
                                             self._order_book.orders.monitors):
             self._say(event, obt_s)
         self._transmit(now_s, sky)
@@ -414,7 +414,6 @@ class Supervisor:
             states.count(JobState.QUEUED), len(states) - states.count(JobState.QUEUED),
             sum(1 for node in self._brain.nodes if node.power_mode >= 2), tally.finished, tally.refused,
             tally.broken, tally.value_finished,
-            *self._receiver.status(),
             *(energy_j / J_PER_WH for energy_j in (*balance, tally.energy_used_j, tally.overdraft_j)),
         )
 
