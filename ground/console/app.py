@@ -115,16 +115,17 @@ class CommandLine(Input):
 
     def __init__(self, keys: dict[str, Callable[[], object]]) -> None:
         super().__init__(placeholder="telecommand", id="line", select_on_focus=False)
-        self._keys = {**keys, "enter": lambda: self.post_message(Input.Submitted(self, self.value))}
+        self._line_keys: dict[str, Callable[[], object]] = {
+            **keys, "enter": lambda: self.post_message(Input.Submitted(self, self.value))}
 
     def on_key(self, event: Key) -> None:
         """Complete, choose, send or leave."""
-        if event.key in self._keys:
+        if event.key in self._line_keys:
             self.take(event)
 
     def take(self, event: Key) -> None:
         """Take a key, also one that was typed before the line was there."""
-        action = self._keys.get(event.key)
+        action = self._line_keys.get(event.key)
         if action is not None:
             action()
         elif event.character and event.is_printable:

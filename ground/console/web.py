@@ -7,6 +7,7 @@ elsewhere, so it works where there is no network.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -18,6 +19,7 @@ from textual_serve.server import Server
 
 _COOKIE = "ground-key"
 _FOREIGN_FONT = re.compile(r'<link[^>]*"https://fonts\.googleapis\.com[^>]*>')
+_GRACE_S = 0.5
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -40,6 +42,7 @@ class ConsoleServer(Server):
     async def _make_app(self) -> web.Application:
         app = await super()._make_app()
         app.middlewares.append(self._guard)
+        app.on_cleanup.append(_let_end)
         return app
 
     @web.middleware
@@ -53,3 +56,8 @@ class ConsoleServer(Server):
             response.text = _FOREIGN_FONT.sub("", response.text)
             response.set_cookie(_COOKIE, self._key, httponly=True, samesite="Strict")
         return response
+
+
+async def _let_end(_: web.Application) -> None:
+    """Let the browsers' consoles end before the loop that reads them does."""
+    await asyncio.sleep(_GRACE_S)
