@@ -2,13 +2,15 @@
 
 The satellite's file service with its link at 1 Hz, the station with its file desk at 10 Hz, and the virtual line at
 115,200 baud between them. Rates are held against the computed ones: octets of file that the line carries when nothing
-else is sent (8N1, frames of 223 octets, segments of 1000 octets). `python tests/flightsw/file_campaign.py` is the long
+else is sent (8N1, segments of 1000 octets), in clear those of the link notes' table, sealed with 30 octets less in each
+frame. `python tests/flightsw/file_campaign.py` is the long
 form (`make files`): 1 MiB each. `test_file_line.py` runs the same cases with less, in virtual time as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
 import sys
 import tempfile
@@ -19,20 +21,25 @@ from typing import NamedTuple
 
 from flightsw import mission
 from flightsw.files import FileService
+from flightsw.keyfile import End, read_keys, write_keys
+from flightsw.link.keys import KeyRing, make_keys
+from flightsw.link.sdls import CommandSeal, TelemetrySeal
 from flightsw.link.services import CommandReceiver, Reporter
 from flightsw.link.stack import Stack
 from flightsw.reporting import Reporting
-from flightsw.state import FileOrder
+from flightsw.state import Event, FileOrder
+from flightsw.store import TripleFact
 from ground.archive import Archive
 from ground.files import FileDesk
-from ground.station import Station
+from ground.station import Seals, Station
 from hil.channel import VirtualLine
 
 BAUD = 115_200
 SCID, APID = 42, 100
 EPOCH_S = 1_800_000_000.0
 DOWN_OCTETS_S = {False: 10_519.0, True: 9_219.0}  # computed, uncoded and with Reed-Solomon
-UP_OCTETS_S = 9_577.0 * 960.0 / 982.0  # computed for the largest TC frames, less the headers of a PDU
+UP_OCTETS_S = 9_577.0 * 960.0 / 982.0  # computed for the largest TC frames, sealed, less the headers of a PDU
+_PDU_FRAC = 1000.0 / 1018.0
 MISSION = mission.load(Path(__file__).parents[2] / "missions" / "iss_like.toml")
 
 
@@ -77,9 +84,13 @@ class Tampered:
 class Bench:
     """Both ends and the line between them, in virtual time."""
 
-    def __init__(self, folder: Path, *, coded: bool = False, seed: int = 1) -> None:
+    def __init__(self, folder: Path, stack: Stack, *, sealed: bool = False, seed: int = 1) -> None:
         self.folder = folder
-        self.stack = Stack(reed_solomon=coded)
+        self.stack = stack
+        self.keys = folder / "link.keys" if sealed else None
+        if self.keys is not None:
+            octets = (hashlib.sha256(bytes((number,))).digest() for number in range(8))
+            write_keys(self.keys, make_keys(SCID, ["Main"], octets), is_secret=False)
         self.line = VirtualLine(BAUD, latency_s=0.02, seed=seed)
         unit = self.stack.sender(SCID, {0: 1000}).unit_octets
         self.port = Tampered(self.line.a, unit, seed)
@@ -92,16 +103,28 @@ class Bench:
 
     def start_satellite(self) -> None:
         link = dataclasses.replace(MISSION.link, baud=BAUD)
+        ring = self._ring(End.BOARD)
         self.files = FileService(self.folder / "satellite", None)
-        self.receiver = CommandReceiver(SCID, APID, self.stack)
-        self.reporter = Reporter(SCID, APID, 65_536, self.stack)
+        self.receiver = CommandReceiver(SCID, APID, self.stack, None if ring is None else CommandSeal(ring))
+        self.reporter = Reporter(SCID, APID, 65_536, self.stack,
+                                 None if ring is None else TelemetrySeal(ring, encrypt=False))
+        for key in () if ring is None else ring.stations_in_force:
+            self.reporter.event(Event("uplink_counter", (key.spi, float(key.used))), EPOCH_S + self.now_s)
         self.reporting = Reporting(dataclasses.replace(MISSION, link=link), self.reporter, self.port)
         self.reporting.transmit(self.now_s, self.receiver.control_words())
 
     def start_ground(self) -> None:
+        ring = self._ring(End.GROUND)
         self.archive = Archive(self.folder / "ground.sqlite", commit_s=10.0)
-        self.station = Station(self.wire, self.archive, scid=SCID, apid=APID, epoch_s=EPOCH_S, stack=self.stack)
+        self.station = Station(self.wire, self.archive, scid=SCID, apid=APID, epoch_s=EPOCH_S, stack=self.stack,
+                               seals=None if ring is None else Seals(ring, 1, encrypted=False))
         self.desk = FileDesk(self.station, self.folder / "ground", BAUD)
+
+    def _ring(self, end: End) -> KeyRing | None:
+        """Open an end's keys. Those of a killed process are never closed: the next one goes on at their marks."""
+        path = self.keys
+        return None if path is None else KeyRing(
+            read_keys(path), TripleFact([path.with_name(f"{path.name}.{end}-{copy}") for copy in "abc"]))
 
     def kill_satellite(self) -> None:
         self.files._store.close()  # its descriptors, as the kernel does
@@ -157,11 +180,27 @@ class Case(NamedTuple):
     name: str
     up: bool = False
     coded: bool = False
+    sealed: bool = False
+    frame_octets: int = 223
     bit_error_rate: float = 0.0
     lost_frac: float = 0.0
     disorder_frac: float = 0.0
     at: tuple[tuple[float, Trouble], ...] = ()  # share of the file received, what then happens
     rate_frac_min: float = 0.0
+
+    @property
+    def stack(self) -> Stack:
+        """How the line is coded."""
+        return Stack(reed_solomon=self.coded, frame_octets=self.frame_octets)
+
+    @property
+    def computed_octets_s(self) -> float:
+        """Octets of file a second that the line can carry."""
+        if self.up:
+            return UP_OCTETS_S
+        if self.sealed:
+            return self.stack.packet_octets_s(BAUD, sealed=True) * _PDU_FRAC
+        return DOWN_OCTETS_S[self.coded]
 
 
 class Outcome(NamedTuple):
@@ -193,6 +232,10 @@ CASES = (
     Case("clean", rate_frac_min=0.95),
     Case("clean, Reed-Solomon", coded=True, rate_frac_min=0.95),
     Case("clean, up", up=True, rate_frac_min=0.95),
+    Case("clean, sealed", sealed=True, rate_frac_min=0.95),
+    Case("clean, sealed, Reed-Solomon", sealed=True, coded=True, rate_frac_min=0.95),
+    Case("clean, sealed, frames of 1115 octets", sealed=True, frame_octets=1115, rate_frac_min=0.95),
+    Case("clean, sealed, up", sealed=True, up=True, rate_frac_min=0.95),
     Case("BER 1e-4, Reed-Solomon", coded=True, bit_error_rate=1e-4, rate_frac_min=0.95),
     Case("BER 1e-3, Reed-Solomon", coded=True, bit_error_rate=1e-3),
     Case("BER 1e-5", bit_error_rate=1e-5),
@@ -206,6 +249,8 @@ CASES = (
     Case("two reboots of each end, up", up=True, at=REBOOTS),
     Case("octets repeated and out of order", disorder_frac=0.01),
     Case("octets repeated and out of order, up", up=True, disorder_frac=0.01),
+    Case("two reboots of each end, sealed", sealed=True, at=REBOOTS),
+    Case("two reboots of each end, sealed, up", sealed=True, up=True, at=REBOOTS),
     Case("all of it", bit_error_rate=1e-5, lost_frac=0.1, disorder_frac=0.003,
          at=((0.2, MINUTES[0]), (0.4, Bench.kill_satellite), (0.5, MINUTES[1]), (0.7, Bench.kill_ground))),
 )
@@ -213,7 +258,7 @@ CASES = (
 
 def fly(case: Case, octets: int, folder: Path, seed: int = 1) -> Outcome:
     """Transfer a file of `octets` through a case; AssertionError where it does not arrive as it was sent."""
-    bench = Bench(folder, coded=case.coded, seed=seed)
+    bench = Bench(folder, case.stack, sealed=case.sealed, seed=seed)
     content = random.Random(seed).randbytes(octets)
     while bench.now_s < 12.0 or bench.now_s % 1.0:  # until the ground has heard the satellite
         bench.step()
@@ -244,8 +289,7 @@ def fly(case: Case, octets: int, folder: Path, seed: int = 1) -> Outcome:
     bench.close()
     assert target.read_bytes() == content, case.name
     rate = octets / took_s
-    computed = UP_OCTETS_S if case.up else DOWN_OCTETS_S[case.coded]
-    return Outcome(took_s, rate, rate / computed)
+    return Outcome(took_s, rate, rate / case.computed_octets_s)
 
 
 def main() -> int:
