@@ -12,7 +12,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from flightsw.clock import MonotonicClock
+from flightsw.declared import parse_toml
 from flightsw.errors import ConfigError, JobError
 from flightsw.jobs import bundle
 from flightsw.jobs.bundle import BUNDLE_OCTETS_MAX, MANIFEST_FILE, SUFFIX, job_number
@@ -33,11 +34,13 @@ from flightsw.jobs.customers import load_customers
 from flightsw.jobs.manifest import (
     CUSTOMER_EXPECTED,
     CUSTOMER_PATTERN,
+    FILE_PATTERN,
     ID_PATTERN,
     Manifest,
     Rerun,
     examine,
 )
+from flightsw.jobs.policy import load_regions
 from flightsw.jobs.profile import profile_job
 from flightsw.state import Pause
 
@@ -105,9 +108,9 @@ activity_frac = 1.0                 # draw relative to a busy node's; or by_mode
 [data]
 class = "internal"                  # public, internal, personal or restricted; the last two need encrypt = true
 owner = "{customer}"
-# regions_allowed = ["europe"]      # where it may be processed; without: anywhere
-# regions_forbidden = ["..."]       # where it may not
-# stations = ["..."]                # where it may be sent down; without: any
+# regions_allowed = ["EU_EEA"]      # where it may be processed, by the satellite's regions file; without: anywhere
+# regions_forbidden = ["USA"]       # where it may not
+# stations = ["Weilheim"]           # where it may be sent down; without: any; restricted data must say
 retention_s = 86400                 # kept so long after its end, then erased
 encrypt = false
 
@@ -140,10 +143,11 @@ class Problem(NamedTuple):
 # --- check ------------------------------------------------------------------------------------------
 
 
-def check(folder: Path) -> tuple[Manifest | None, list[Problem]]:
+def check(folder: Path, regions: Collection[str] | None = None) -> tuple[Manifest | None, list[Problem]]:
     """Return the folder's manifest and everything wrong with it, in the order of its lines.
 
-    ConfigError when there is no job.toml, or none that is TOML.
+    `regions` are the satellite's, None when they are not known. ConfigError when there is no job.toml, or none that
+    is TOML.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -151,34 +155,55 @@ def check(folder: Path) -> tuple[Manifest | None, list[Problem]]:
     except OSError as e:
         raise ConfigError(str(path), e.strerror or str(e)) from e
     manifest, wrong = examine(octets, str(path))
-    lines = _lines(octets.decode("utf-8", "replace"))
+    text = octets.decode("utf-8", "replace")
+    table = parse_toml(text, str(path))
+    wrong += _files_problems(folder, table)
+    if regions is not None:
+        wrong += [f"data.{key}: {name} is not among the satellite's regions: {', '.join(sorted(regions))}"
+                  for key in ("regions_allowed", "regions_forbidden") for name in _words(table, "data", key)
+                  if name not in regions]
+    lines = _lines(text)
     problems = [Problem(_line_of(lines, text), text) for text in wrong]
     if manifest is not None:
         problems += (problem._replace(line=_line_of(lines, problem.text)) for problem in _look(folder, manifest))
     return manifest, sorted(problems, key=lambda problem: (problem.is_advice, problem.line))
 
 
-def _look(folder: Path, manifest: Manifest) -> Iterator[Problem]:
-    """Yield what a manifest alone does not show."""
+def _files_problems(folder: Path, table: Mapping[str, object]) -> Iterator[str]:
+    """Yield what is wrong between job.toml and the files beside it, also where other things in it are wrong."""
+    inputs, command, executables = (_words(table, "job", key) for key in ("inputs", "command", "executables"))
     octets = 0
-    for name in manifest.inputs:
+    for name in dict.fromkeys(inputs):
         source = folder / name
+        if not re.fullmatch(FILE_PATTERN, name):
+            continue  # said by the manifest
         if source.is_symlink() or not source.is_file():
-            yield Problem(0, f"job.inputs: {name} is not there as a regular file")
+            yield f"job.inputs: {name} is not there as a regular file"
         else:
             octets += source.stat().st_size
     if octets > BUNDLE_OCTETS_MAX:
-        yield Problem(0, f"job.inputs: {octets} octets together, a bundle has at most {BUNDLE_OCTETS_MAX}")
-    for word in manifest.command:
-        if word.startswith("in/") and word[3:] not in manifest.inputs:
-            yield Problem(0, f"job.command: {word}, but job.inputs has no {word[3:]}")
-    program = manifest.command[0]
-    if program.startswith("in/") and program[3:] not in manifest.executables:
-        yield Problem(0, f"job.executables: {program[3:]} is missing, and job.command runs it by itself")
-    for name in manifest.executables:
+        yield f"job.inputs: {octets} octets together, a bundle has at most {BUNDLE_OCTETS_MAX}"
+    for word in command:
+        if word.startswith("in/") and word[3:] not in inputs:
+            yield f"job.command: {word}, but job.inputs has no {word[3:]}"
+    program = command[0] if command else ""
+    if program.startswith("in/") and program[3:] not in executables:
+        yield f"job.executables: {program[3:]} is missing, and job.command runs it by itself"
+    for name in executables:
         with contextlib.suppress(OSError), (folder / name).open("rb") as file:
             if file.read(2) not in (b"#!", b"\x7fE"):
-                yield Problem(0, f"job.executables: {name} is neither a program of this kind of machine nor a script")
+                yield f"job.executables: {name} is neither a program of this kind of machine nor a script"
+
+
+def _words(table: Mapping[str, object], section: str, key: str) -> list[str]:
+    """The texts of a list, as far as they are there."""
+    found = table.get(section)
+    words = found.get(key) if isinstance(found, dict) else None
+    return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
+
+
+def _look(folder: Path, manifest: Manifest) -> Iterator[Problem]:
+    """Yield what a manifest alone does not show."""
     if manifest.deadline_s is not None and manifest.node_s > manifest.deadline_s:
         yield Problem(0, f"job.deadline_s = {manifest.deadline_s:g}: the work takes {manifest.node_s:g} s of a node")
     if manifest.pause is Pause.NONE and manifest.node_s > _LONG_S:
@@ -245,7 +270,8 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    manifest, problems = check(options.folder)
+    regions = None if options.regions is None else load_regions(options.regions).names
+    manifest, problems = check(options.folder, regions)
     wrong = [problem for problem in problems if not problem.is_advice]
     for problem in problems:
         advice = "advice: " if problem.is_advice else ""
@@ -259,6 +285,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _profile(options: argparse.Namespace) -> int:
     measured_on = options.measured_on or f"{platform.machine()}, Python {platform.python_version()}"
+    busy = os.getloadavg()[0] > (os.cpu_count() or 1) - 0.5
     with tempfile.TemporaryDirectory() as folder:
         profile, sha256 = profile_job(options.folder / MANIFEST_FILE, Path(folder), Path(sys.executable),
                                       MonotonicClock(), measured_on)
@@ -266,6 +293,9 @@ def _profile(options: argparse.Namespace) -> int:
           f"peak_memory_mb = {profile.peak_memory_mb:.4g}\n"
           f'activity_frac = {profile.activity_frac:.3g}\nmeasured_on = "{profile.measured_on}"')
     print(f"# SHA-256 of the outputs: {sha256}")
+    print(f"# put the lines from [profile] on into {options.folder / MANIFEST_FILE}")
+    if busy:
+        print("# this machine had other work meanwhile: measure again with a core free")
     return 0
 
 
@@ -391,9 +421,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         verb.set_defaults(action=action)
         verb.add_argument("folder", type=Path, metavar="FOLDER", help="folder with a job.toml")
-        if name == "pack":
+        if name == "check":
+            verb.add_argument("--regions", type=Path, metavar="FILE",
+                              help="the satellite's regions file: check the names in [data] too")
+        elif name == "pack":
             verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: FOLDER.job here")
-        elif name == "profile":
+        else:
             verb.add_argument("--measured-on", metavar="TEXT", help="what to call this machine")
     sign = verbs.add_parser("sign", help="sign a bundle with its customer's key",
                             description="Sign a bundle in place; a signature that it has is replaced.")

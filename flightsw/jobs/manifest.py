@@ -25,11 +25,13 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from flightsw.declared import Reader, number, parse_toml, problems_error, text
 from flightsw.errors import ConfigError
 from flightsw.state import Pause
+
+T = TypeVar("T")
 
 MANIFEST_OCTETS_MAX: Final = 16_384
 FILES_MAX: Final = 64
@@ -206,10 +208,8 @@ def examine(octets: bytes, where: str) -> tuple[Manifest | None, list[str]]:
         raise ConfigError(where, f"is not valid TOML: {e}") from e
     reader = Reader()
     declared = reader.build(_File, table)
-    if declared is None:
-        return None, reader.problems
-    problems = list(_contradictions(declared))
-    return (None, problems) if problems else (_flatten(declared), [])
+    problems = reader.problems + list(_contradictions(table))
+    return (_flatten(declared), []) if declared is not None and not problems else (None, problems)
 
 
 # --- the file's own shape ---------------------------------------------------------------------------
@@ -284,9 +284,43 @@ class _File:
     profile: Profile | None = None
 
 
-def _contradictions(given: _File) -> Iterator[str]:
-    """Yield what no range of a single value can say."""
-    job, pause, power, data, integrity = given.job, given.pause, given.power, given.data, given.integrity
+def _contradictions(table: Mapping[str, object]) -> Iterator[str]:
+    """Yield what no range of a single value can say, of every section that is right in itself."""
+    job, needs = _section(_Job, table, "job"), _section(_Needs, table, "needs")
+    pause, power = _section(_PauseContract, table, "pause"), _section(_Power, table, "power")
+    data, integrity = _section(_Data, table, "data"), _section(_Integrity, table, "integrity")
+    profile = _section(Profile, table, "profile")
+    if job is not None:
+        yield from _job_problems(job)
+    if power is not None:
+        yield from _power_problems(power)
+    if pause is not None and (pause.contract == "checkpoint") != (pause.checkpoint_deadline_s is not None):
+        yield "pause.checkpoint_deadline_s: " + (
+            "missing" if pause.checkpoint_deadline_s is None else "only with contract checkpoint")
+    if data is not None:
+        for name in ("regions_allowed", "regions_forbidden", "stations"):
+            yield from _list_problems(f"data.{name}", getattr(data, name), 0, NAMES_MAX)
+        both = sorted(set(data.regions_allowed) & set(data.regions_forbidden))
+        if both:
+            yield f"data.regions_forbidden: {', '.join(both)} in regions_allowed too"
+        if data.data_class in {"personal", "restricted"} and not data.encrypt:
+            yield f'data.encrypt = false: data of class "{data.data_class}" is kept encrypted'
+        if data.data_class == "restricted" and not data.stations:
+            yield 'data.stations: missing; data of class "restricted" names the stations that may have it'
+        if pause is not None and pause.contract == "none" and (data.regions_allowed or data.regions_forbidden):
+            yield 'pause.contract = "none": data with regions needs a job that can be paused before a border'
+    if integrity is not None and (integrity.rerun == "sampled") != (integrity.sample_frac is not None):
+        yield "integrity.sample_frac: " + ("missing" if integrity.sample_frac is None else "only with rerun sampled")
+    if profile is not None and needs is not None and profile.peak_memory_mb > needs.memory_mb:
+        yield f"needs.memory_mb = {needs.memory_mb:g}: below the measured peak of {profile.peak_memory_mb:g} MB"
+
+
+def _section(cls: type[T], table: Mapping[str, object], name: str) -> T | None:
+    """One section; None when it is not there or wrong, which was said before."""
+    return Reader().build(cls, table[name]) if name in table else None
+
+
+def _job_problems(job: _Job) -> Iterator[str]:
     yield from _list_problems("job.command", job.command, 1, WORDS_MAX, distinct=False)
     yield from _list_problems("job.inputs", job.inputs, 0, FILES_MAX)
     yield from _list_problems("job.outputs", job.outputs, 1, FILES_MAX)
@@ -303,6 +337,9 @@ def _contradictions(given: _File) -> Iterator[str]:
         yield f"job.deadline_utc = {job.deadline_utc!r}: there is no such instant"
     if job.deadline_s is not None and job.answer_due_s > job.deadline_s:
         yield f"job.answer_due_s = {job.answer_due_s:g}: above deadline_s {job.deadline_s:g} s"
+
+
+def _power_problems(power: _Power) -> Iterator[str]:
     if (power.activity_frac is None) == (power.by_mode_w is None):
         yield "power.activity_frac: expected exactly one of activity_frac and by_mode_w"
     if power.by_mode_w is not None:
@@ -311,22 +348,6 @@ def _contradictions(given: _File) -> Iterator[str]:
         for mode in power.by_mode_w:
             if not _MODE.fullmatch(mode):
                 yield f"power.by_mode_w.{mode!r}: expected modes of 1..32 letters, digits, dots, spaces, _ and -"
-    saves = pause.contract == "checkpoint"
-    if saves != (pause.checkpoint_deadline_s is not None):
-        yield "pause.checkpoint_deadline_s: " + ("missing" if saves else "only with contract checkpoint")
-    if data is not None:
-        for name in ("regions_allowed", "regions_forbidden", "stations"):
-            yield from _list_problems(f"data.{name}", getattr(data, name), 0, NAMES_MAX)
-        both = sorted(set(data.regions_allowed) & set(data.regions_forbidden))
-        if both:
-            yield f"data.regions_forbidden: {', '.join(both)} in regions_allowed too"
-        if data.data_class in {"personal", "restricted"} and not data.encrypt:
-            yield f'data.encrypt = false: data of class "{data.data_class}" is kept encrypted'
-    if integrity is not None and (integrity.rerun == "sampled") != (integrity.sample_frac is not None):
-        yield "integrity.sample_frac: " + ("missing" if integrity.sample_frac is None else "only with rerun sampled")
-    if given.profile is not None and given.profile.peak_memory_mb > given.needs.memory_mb:
-        yield (f"needs.memory_mb = {given.needs.memory_mb:g}: below the measured peak of "
-               f"{given.profile.peak_memory_mb:g} MB")
 
 
 def _list_problems(key: str, entries: tuple[str, ...], low: int, high: int, *, distinct: bool = True) -> Iterator[str]:

@@ -14,6 +14,8 @@ from flightsw.jobs.manifest import Profile, load_manifest
 from flightsw.jobs.runner import ProcessRunner, ProcessState
 
 _POLL_S = 0.02
+_CPU_STEP_S = 0.01  # what the kernel counts in
+_MEMORY_MIN_MB = 0.1  # of one that ended before it was looked at
 _JOB_ID = 1
 
 
@@ -43,9 +45,9 @@ def profile_job(
     if report.state is not ProcessState.FINISHED:
         raise JobError(f"job {manifest.id}: {report.detail}" + (f": {log.splitlines()[-1]}" if log else ""))
     profile = Profile(
-        units_per_core_s=report.units_done / report.cpu_s,
-        peak_memory_mb=report.max_rss_mb,
-        activity_frac=report.cpu_s / (ended_s - began_s),
+        units_per_core_s=manifest.work_units / max(report.cpu_s, _CPU_STEP_S),  # it finished, told of it or not
+        peak_memory_mb=max(report.max_rss_mb, _MEMORY_MIN_MB),
+        activity_frac=report.cpu_s / max(ended_s - began_s, _POLL_S),
         measured_on=measured_on,
     )
     return profile, report.result_sha256

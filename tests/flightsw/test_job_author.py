@@ -103,6 +103,45 @@ def test_check_looks_at_the_files_too(here: Path, capsys: pytest.CaptureFixture[
     assert "line 1" in say(capsys, "check", "mask", code=2)
 
 
+def test_wrong_values_missing_files_and_contradictions_are_said_together(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(capsys, "new", "mask", "--customer", "Example Ltd")
+    path = here / "mask" / "job.toml"
+    text = path.read_text()
+    for old, new in (("units = 1000 ", "units = 0 "), ('"sdk.py"]', '"sdk.py", "scene.npy"]'),
+                     ("deadline_s = 7200.0", 'deadline_s = 7200.0\ndeadline_utc = "2027-03-20T12:00:00Z"'),
+                     ('class = "internal"', 'class = "restricted"'), ("activity_frac = 1.0", ""),
+                     ('# regions_allowed = ["EU_EEA"]', 'regions_allowed = ["EUROPE"]'),
+                     ('contract = "checkpoint"', 'contract = "none"'), ('rerun = "none"', 'rerun = "sampled"')):
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    regions = Path(__file__).resolve().parents[2] / "missions" / "regions.toml"
+    told = say(capsys, "check", "mask", "--regions", str(regions), code=2)
+    for part in ("work.units = 0 is out of range", "job.inputs: scene.npy is not there as a regular file",
+                 "job.deadline_s: expected exactly one of", "data.encrypt = false: data of class",
+                 "data.stations: missing",
+                 "power.activity_frac: expected exactly one of", "EUROPE is not among the satellite's regions: ",
+                 "pause.checkpoint_deadline_s: only with", 'pause.contract = "none": data with regions',
+                 "integrity.sample_frac: missing"):
+        assert part in told, part
+    assert "mask: 10 to put right" in told
+
+
+def test_a_job_that_tells_no_progress_has_a_profile_all_the_same(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(capsys, "new", "mask", "--customer", "Example Ltd")
+    (here / "mask" / "job.py").write_text("open('out/total.txt', 'w').write(str(sum(range(3_000_000))))")
+    told = say(capsys, "profile", "mask")
+    path = here / "mask" / "job.toml"
+    path.write_text(path.read_text() + told)
+    assert "mask: good. 1000 x step" in say(capsys, "check", "mask")
+    assert "profile: missing" not in say(capsys, "check", "mask")
+    assert "put the lines from [profile] on into mask/job.toml" in told
+
+
 def test_wrong_use_is_said_in_a_line_and_nothing_is_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     say(capsys, "new", "mask", "--customer", "Example Ltd")
     assert "File exists" in say(capsys, "new", "mask", "--customer", "Example Ltd", code=2)
