@@ -13,6 +13,7 @@ from test_brain import Flight, spec
 from test_supervisor import Flight as Supervised
 
 from flightsw import mission
+from flightsw.__main__ import EXIT_OK, main
 from flightsw.compose import start_unix_s
 from flightsw.dictionary.audit import Action, unpack_record, verify
 from flightsw.errors import StoreError
@@ -61,7 +62,8 @@ class Satellite:
         self.log = AuditLog(folder / "audit", "test", 0.0)
         self.ledger = Ledger(Store(folder / "ledger"))
         self.custody = Custody(self.bundles, BorderWatch(BOX, track, 0.0, 0.0), self.vault, self.log,
-                               lambda job_id: folder / f"out-{job_id}", folder / "sealed")  # fmt: skip
+                               lambda job_id: folder / f"out-{job_id}", folder / "sealed",
+                               folder / "files/audit.log")  # fmt: skip
 
     def go(self, job_id: int, *states: JobState, key: str = "secret", obt_s: float = 10.0) -> None:
         for state in states:
@@ -360,3 +362,31 @@ def test_the_ground_erases_a_customer(tmp_path: Path, supervised: Launch) -> Non
     refused = flight.command("data.erase", "")
     flight.fly(1)
     assert flight.stages(refused) == [2]
+
+
+def test_the_ground_asks_for_the_audit_log_and_finds_it_whole_or_where_it_was_changed(
+    tmp_path: Path, supervised: Launch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    satellite = Satellite(tmp_path, secret=manifest(encrypt=True))
+    flight = supervised(satellite)
+    flight.inbox.jobs = [ruled_job(1, flight.now_s, "secret")]
+    flight.fly(3)
+    request = flight.command("data.audit")
+    flight.fly(3)
+    assert flight.stages(request) == [1, 7]
+    ((name, records),) = [event.args for event in flight.heard.named("audit_exported")]
+    copy = tmp_path / "files" / str(name)
+    lines = copy.read_bytes().splitlines()
+    actions = [unpack_record(line).action.value for line in lines]
+    assert records == len(lines)
+    assert actions[1:] == ["job.received", "job.accepted", "processing.started", "key.created"]
+    (head, *_) = flight.heard.named("audit_head")
+    heads = {int(head.args[0]): str(head.args[1])}
+    assert verify(lines, heads).breaks == ()
+    lines[2] = lines[2].replace(b"job 1", b"job 2")
+    (harm,) = verify(lines, heads).breaks
+    assert harm.line == 3
+    satellite.custody.close()  # on the bench, when it does not fly
+    assert main(["audit", str(tmp_path), str(tmp_path / "bench.log")]) == EXIT_OK
+    assert f"bench.log: {len(lines)} records, whole, head " in capsys.readouterr().out
+    assert (tmp_path / "bench.log").read_bytes() == copy.read_bytes()
