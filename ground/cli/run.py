@@ -17,7 +17,7 @@ from ground.archive import Archive
 from ground.cli.options import EXIT_COMPLETED, EXIT_REJECTED, Commands, add_link, plain
 from ground.console.model import Model
 from ground.passes import Contact, Sky
-from ground.procedures import Operator, Plan, ProcedureError, fitting, load_plan, run_file, run_step
+from ground.procedures import Link, Operator, Plan, ProcedureError, fitting, load_plan, run_file, run_step
 from ground.relay import Progress, send_through
 from ground.session import SessionThread
 from ground.station import CommandState
@@ -39,6 +39,8 @@ def add_command(commands: Commands) -> None:
     parser.add_argument("--mission", type=Path, metavar="FILE", help="mission file: a plan's passes come from it")
     parser.add_argument("--dry-run", action="store_true", help="send nothing; check and say what would be done")
     parser.add_argument("--now", action="store_true", help="do a plan's steps now, without waiting for a pass")
+    parser.add_argument("--again", action="store_true",
+                        help="do a plan's steps anew, also those that the archive says are done")
     parser.set_defaults(run=_run)
 
 
@@ -128,7 +130,10 @@ def _run(options: argparse.Namespace) -> int:
             elif options.now or sky is None:
                 _in_order(plan.steps, plan, op)
             else:
-                return _fly(plan, sky, op, link, reader)
+                done = () if options.again else _done(plan, reader)
+                if len(done) == len(plan.steps):
+                    print(f"{plan.path.name}: all steps are done, says {options.archive}; --again does them anew")
+                return fly(plan, sky, op, link, done)
         except (ProcedureError, LinkError) as error:
             print(f"ground run: {error}", flush=True)
             return EXIT_REJECTED
@@ -143,11 +148,20 @@ def _in_order(steps: Iterable[object], plan: Plan | None, op: Operator) -> None:
             run_step(plan, step, op)  # type: ignore[arg-type] # a plan's steps
 
 
-def _fly(plan: Plan, sky: Sky, op: Operator, link: _DoorLink, reader: Archive) -> int:
-    """Do a plan's steps, unattended, pass after pass; a step that failed is tried once more in a later pass."""
+def _done(plan: Plan, reader: Archive) -> tuple[str, ...]:
+    """Return the plan's steps that were done before, by the archive: what a restarted run need not do again."""
+    titles = {note.text.removeprefix("step done: ") for note in reader.notes()
+              if note.source == plan.path.name and note.text.startswith("step done: ")}
+    return tuple(step.title for step in plan.steps if step.title in titles)
+
+
+def fly(plan: Plan, sky: Sky, op: Operator, link: Link, before: Sequence[str] = ()) -> int:
+    """Do a plan's steps, unattended, pass after pass; a step that failed is tried once more in a later pass.
+
+    Steps of `before` are done already. Returns an exit code.
+    """
     failed: dict[str, int] = {}
-    done = [note.text.removeprefix("step done: ") for note in reader.notes()
-            if note.source == plan.path.name and note.text.startswith("step done: ")]
+    done = list(before)
     while left := [step for step in plan.steps if step.title not in done and failed.get(step.title, 0) < 2]:
         contact = _next_pass(sky, link.now_s(), {step.station for step in left})
         if contact is None:
@@ -171,7 +185,8 @@ def _fly(plan: Plan, sky: Sky, op: Operator, link: _DoorLink, reader: Archive) -
             else:
                 done.append(step.title)
                 link.note(f"step done: {step.title}")
-        link.pause(max(0.0, contact.los_s - link.now_s()))
+        if any(step.title not in done and failed.get(step.title, 0) < 2 for step in plan.steps):
+            link.pause(max(0.0, contact.los_s - link.now_s()))
     return EXIT_REJECTED if any(title not in done for title in failed) else EXIT_COMPLETED
 
 

@@ -1,20 +1,28 @@
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny_satellite import APID, SCID, TinySatellite, Wire
+from tiny_satellite import APID, SCID, PtySatellite, TinySatellite, Wire
 
 from flightsw.dictionary.commands import Value
 from flightsw.errors import ConfigError, LinkError
 from ground.archive import Archive
+from ground.cli.run import fly
+from ground.passes import Site, Sky
 from ground.passes import load as load_sky
 from ground.procedures import Condition, Operator, ProcedureError, fitting, load_plan, run_file
 from ground.relay import Progress, progress
 from ground.station import Station
 
 MISSION = Path(__file__).resolve().parents[2] / "missions" / "iss_like.toml"
+START_S = 1_774_008_000.0  # the mission's own start
 
 
 class VirtualLink:
@@ -153,6 +161,80 @@ def test_plan_is_ordered_checked_and_fitted_into_the_pass(tmp_path: Path) -> Non
     assert [(s.title, fits) for s, fits in fitting(plan, contact, ["hk.report 8"])] == [
         ("ping", True), ("hk.report 9", True)]
     assert not any(fits for _, fits in fitting(plan, contact, [], contact.los_s - 5.0))
+
+
+def test_plan_runs_unattended_over_passes_and_a_restart(link: VirtualLink, tmp_path: Path) -> None:
+    sky = load_sky(MISSION)
+    link.t_s = START_S
+    plan = tmp_path / "plan.toml"
+    plan.write_text("""
+        [[step]]
+        send = "mode COMPUTE"      # not legal from SAFE: fails in the first pass, holds in the second
+        priority = 1
+        [[step]]
+        run = "test.py"
+        priority = 2
+        [[step]]
+        send = "hk.report 3"
+        station = "Weilheim"
+        """)
+    script(tmp_path, 'def run(op):\n    op.send("mode", "STANDBY")\n    op.expect("mode == STANDBY", within=20)\n')
+    assert fly(load_plan(plan), sky, Operator(link), link) == 0
+    link.archive.flush()
+    said = [(seen_by(sky, note.at_s), note.text) for note in link.archive.notes()]
+    assert [one for one in said if one[1].startswith(("step", "waiting"))] == [
+        ("", "waiting for Santiago, AOS 2026-03-20T13:14:27Z"),
+        ("Santiago", "step failed: mode COMPUTE: mode COMPUTE rejected: SAFE -> COMPUTE is not legal; legal: STANDBY"),
+        ("Santiago", "step done: test.py"),
+        ("", "waiting for Weilheim, AOS 2026-03-20T13:44:04Z"),
+        ("Weilheim", "step done: mode COMPUTE"),
+        ("Weilheim", "step done: hk.report 3"),
+    ]
+    link.lines.clear()
+    link.t_s = START_S
+    assert fly(load_plan(plan), sky, Operator(link), link, ["mode COMPUTE", "test.py"]) == 0  # after a kill
+    assert [line.split(" ", 1)[1] for line in link.lines if "step" in line] == ["step done: hk.report 3"]
+
+
+def seen_by(sky: Sky, at_s: float) -> str:
+    return next((c.site.name for c in sky.contacts(at_s, at_s + 1.0) if c.aos_s <= at_s < c.los_s - 0.01), "")
+
+
+def test_the_program_does_a_plan_by_itself_in_the_next_pass(tmp_path: Path) -> None:
+    """With its own port, from before AOS to its end; a second start finds that all is done."""
+    plan, archive, stations = tmp_path / "plan.toml", tmp_path / "a.sqlite", station_of_now(tmp_path)
+    plan.write_text('[[step]]\nsend = "ping"\n[[step]]\nsend = "mode STANDBY"\n')
+    words = [sys.executable, "-m", "ground", "run", str(plan), "--mission", str(stations), "--archive", str(archive)]
+    with PtySatellite() as satellite:
+        first = subprocess.run([*words, "--port", satellite.port], capture_output=True, text=True, timeout=60,
+                               check=False)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert [line.split("Z ", 1)[1].split(",")[0] for line in first.stdout.splitlines()] == [
+        "waiting for Here", "sent ping: completed", "step done: ping", "sent mode STANDBY: completed",
+        "step done: mode STANDBY"]
+    with Archive(archive, read_only=True) as made:
+        assert [(c.verb, c.state) for c in made.commands()] == [("ping", "completed"), ("mode", "completed")]
+    again = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (again.returncode, again.stdout.split(",")[0]) == (0, "plan.toml: all steps are done")
+
+
+def station_of_now(tmp_path: Path) -> Path:
+    """Return a mission whose one station sees the satellite rise some six seconds from now."""
+    text, orbit, now_s = MISSION.read_text(), load_sky(MISSION).orbit, time.time()
+    over_s = now_s + 40.0
+    for _ in range(3):
+        latitude, longitude, _ = (float(found[0]) for found in orbit.ground_track(np.array([over_s])))
+        here = Site("Here", math.degrees(latitude), math.degrees(longitude), min_elevation_deg=60.0)
+        over_s += now_s + 6.0 - Sky(orbit, [here]).upcoming(over_s - 1.0)[0].aos_s
+    path = tmp_path / "mission.toml"
+    path.write_text(text[: text.index("[[stations]]")] + f"""
+        [[stations]]
+        name = "Here"
+        latitude_deg = {here.latitude_deg}
+        longitude_deg = {here.longitude_deg}
+        min_elevation_deg = 60.0
+        """)
+    return path
 
 
 @pytest.mark.parametrize(("text", "says"), [
