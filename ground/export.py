@@ -7,13 +7,15 @@ and Parquet: never a number.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from flightsw.errors import ConfigError, LinkError
+from flightsw.errors import ConfigError, LinkError, StoreError
 from ground.archive import Archive
 
 FORMATS = ("csv", "jsonl", "parquet")
@@ -66,7 +68,10 @@ def write_text(names: Sequence[str], rows: Iterator[Row], form: str, out: TextIO
 
 
 def write_parquet(names: Sequence[str], rows: Iterator[Row], path: Path) -> int:
-    """Write rows as Parquet, a million at a time; ConfigError where the extra is not installed."""
+    """Write rows as Parquet, a million at a time; return how many.
+
+    ConfigError where the extra is not installed, StoreError where the file cannot be written.
+    """
     try:
         import pyarrow  # noqa: PLC0415 # an extra of 170 MB
         from pyarrow import parquet  # noqa: PLC0415
@@ -76,11 +81,14 @@ def write_parquet(names: Sequence[str], rows: Iterator[Row], path: Path) -> int:
              "value": pyarrow.float64()}
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in names])
     count = 0
-    with parquet.ParquetWriter(path, schema) as writer:
-        while chunk := [row for _, row in zip(range(_PARQUET_ROWS), rows, strict=False)]:
-            columns = [[None if _is_missing(row[i]) else row[i] for row in chunk] for i in range(len(names))]
-            writer.write_table(pyarrow.table(columns, schema=schema))
-            count += len(chunk)
+    try:
+        with parquet.ParquetWriter(path, schema) as writer:
+            while chunk := list(itertools.islice(rows, _PARQUET_ROWS)):
+                columns = [[None if _is_missing(row[i]) else row[i] for row in chunk] for i in range(len(names))]
+                writer.write_table(pyarrow.table(columns, schema=schema))
+                count += len(chunk)
+    except OSError as error:
+        raise StoreError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error
     return count
 
 

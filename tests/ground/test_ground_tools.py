@@ -51,6 +51,26 @@ def test_export_has_every_sample_and_no_made_up_number(archive: str, tmp_path: P
     assert main(["export", "commands", "--archive", archive, "--out", str(tmp_path / "none" / "x.csv")]) == 4
 
 
+def test_parquet_holds_what_the_archive_holds(archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs the extra 'parquet'")
+    out = tmp_path / "x.parquet"
+    assert main(["export", "sun_frac", "battery_soc_frac", "--archive", archive, "--out", str(out)]) == 0
+    table = parquet.read_table(out).to_pydict()
+    assert list(table) == ["obt_s", "point", "value"]
+    with Archive(Path(archive), read_only=True) as reader:
+        for point in ("sun_frac", "battery_soc_frac"):
+            rows = [(t, v) for t, p, v in zip(*table.values(), strict=True) if p == point]
+            assert rows == reader.samples(point)
+            assert rows[50] == (START_S + 50, None)
+    assert main(["export", "events", "--archive", archive, "--out", str(out)]) == 0
+    assert parquet.read_table(out).to_pydict()["text"] == ["Job <7> refused: ENERGY"]
+    assert main(["export", "commands", "--archive", archive, "--out", str(out)]) == 1  # there are none
+    assert parquet.read_table(out).num_rows == 0
+    assert main(["export", "--archive", archive, "--format", "parquet"]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert main(["export", "events", "--archive", archive, "--out", str(tmp_path / "none" / "x.parquet")]) == 4
+
+
 def test_plot_on_terminal_and_as_svg(archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot", "sun_frac", "--archive", archive]) == 0
     assert any(0x2801 <= ord(char) <= 0x28FF for line in lines(capsys) for char in line)
