@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+from ground.__main__ import main
 from ground.archive import Archive
 from ground.cli.options import add_link
 from ground.console.model import Model
@@ -140,6 +142,35 @@ def test_a_pass_worked_from_the_keyboard(flying: Flying, tmp_path: Path) -> None
         assert model.last_id <= max(row.packet_id for row in archived.packets())
 
 
+def test_a_job_is_submitted_and_answered_from_the_command_line(
+        flying: Flying, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = str(tmp_path / "pass.sqlite")
+    submit = ["job", "submit", "telemetry_pack", "--archive", archive, "--json"]
+    with SessionThread(options(flying, tmp_path / "pass.sqlite")):
+        assert main(["send", "--archive", archive, "safe"]) == 0
+        capsys.readouterr()
+        assert main([*submit, "--id", "71", "--work", "20", "--deadline", "3600"]) == 1
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["job"], answer["state"]) == (71, "rejected")
+        assert "mode is SAFE" in answer["text"]
+        for mode in ("STANDBY", "COMPUTE"):
+            assert main(["send", "--archive", archive, "mode", mode]) == 0
+        capsys.readouterr()
+        assert main([*submit, "--id", "72", "--work", "20", "--deadline", "3600"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["job"], answer["state"]) == (72, "promised")
+        assert "promised by T+" in answer["text"]
+        assert main([*submit, "--id", "73", "--work", "900000", "--deadline", "60"]) == 1
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["job"], answer["state"]) == (73, "refused")
+        assert "DEADLINE_TOO_SOON" in answer["text"]
+    assert main(["job", "list", "--archive", archive, "--json"]) == 0
+    board = {job["job_id"]: job["state"] for job in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert board[71] == "rejected"
+    assert board[72] in {"promised", "running", "finished"}
+    assert board[73] == "refused"
+
+
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 def test_the_program_in_a_real_terminal(flying: Flying, tmp_path: Path) -> None:
     tmux = ["tmux", "-L", f"ground-test-{tmp_path.name}", "-f", "/dev/null"]
@@ -165,7 +196,7 @@ def test_the_program_in_a_real_terminal(flying: Flying, tmp_path: Path) -> None:
         subprocess.run([*tmux, "send-keys", "pi", "Tab", "Enter"], check=True)
         wait_for("ping completed")
         subprocess.run([*tmux, "send-keys", "?"], check=True)
-        wait_for("command palette")
+        wait_for("this help; leave")
         subprocess.run([*tmux, "send-keys", "q"], check=True)
         wait_for("─ charge")
         subprocess.run([*tmux, "send-keys", "6"], check=True)
