@@ -25,6 +25,7 @@ from hil import (
     emulated,
     faults,
     governor_search,
+    inject,
     outside,
     random_faults,
     rig,
@@ -180,7 +181,8 @@ def _check(options: argparse.Namespace) -> int:
         print(f"  send {step.text}: {when}{'' if heard else ', outside every pass'}")
     for fault in scenario.faults:
         lasts = f"for {fault.lasts_s:.0f} s" if fault.lasts_s < math.inf else "for good"
-        print(f"  fault {fault.id}: {' '.join(filter(None, (fault.kind, fault.target)))}: {due(fault)[1]} {lasts}")
+        print(f"  fault {fault.id}: {' '.join(filter(None, (fault.kind, fault.target)))}: {due(fault)[1]} {lasts}"
+              + (f"; {inject.needs(fault)}" if inject.needs(fault) else ""))
     for key, value in scenario.drawn.items():
         print(f"  drawn {key} = {value}")
     for check in scenario.checks:

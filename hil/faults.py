@@ -56,7 +56,6 @@ class Part(enum.Enum):
     MEMORY = "memory of the flight software"
     JOBS = "jobs in virtual time"
     PROCESSES = "jobs as processes"
-    REAL_TIME = "real time"
     STATION = "ground station"
 
 
@@ -92,7 +91,7 @@ Effect = Callable[["Rig", Given], Iterator[None]]
 class Fault:
     """One row of the library. `targets` lists what it may be aimed at, given the number of nodes; empty: nothing.
 
-    `effect` is None where no bench has the part yet: a scenario may name the fault, and its verdict says so.
+    `effect` is None where `hil serial` makes it and no bench of `hil run`: the verdict says so there.
     `is_moment`: it has no duration.
     """
 
@@ -219,6 +218,9 @@ class FlightControl(Protocol):
 
     def thaw(self, now_s: float) -> None:
         """Let it go on, late."""
+
+    def stall(self, seconds: float) -> None:
+        """Let what it does in this tick take so much longer."""
 
     def parameters(self) -> dict[str, float]:
         """Its parameters, in its own memory."""
@@ -424,12 +426,17 @@ def _clock_step(rig: Rig, given: Given) -> Iterator[None]:
     yield from _until_closed()
 
 
+def _is_of(rig: Rig, path: Path) -> bool:
+    """Whether a file is the flight software's, and not anybody else's in this process."""
+    return str(path).startswith(str(rig.state_folder.resolve()))
+
+
 def _disk_errors(rig: Rig, number: int) -> Iterator[None]:
-    """Let every write of the flight software's storage fail; of anybody else's not."""
-    whole, folder = OsDisk.write, str(rig.state_folder.resolve())
+    """Let every write of the flight software's storage fail."""
+    whole = OsDisk.write
 
     def write(disk: OsDisk, fd: int, offset: int, octets: bytes) -> None:
-        if str(Path(f"/proc/self/fd/{fd}").readlink()).startswith(folder):
+        if _is_of(rig, Path(f"/proc/self/fd/{fd}").readlink()):
             raise OSError(number, os.strerror(number))
         whole(disk, fd, offset, octets)
 
@@ -451,9 +458,26 @@ def _disk_error(rig: Rig, _given: Given) -> Iterator[None]:
     yield from _disk_errors(rig, errno.EIO)
 
 
-LIBRARY["board.slow_disk"] = Fault(
-    "board.slow_disk", "Each sync of the flight software's disk takes long.", Part.REAL_TIME,
-    (Param("delay_ms", "ms", 1.0, 10_000.0, 500.0, "what each sync takes"),), _nothing, "", None)
+@_fault("board.slow_disk", Part.DISK, Param("delay_ms", "ms", 1.0, 10_000.0, 500.0, "what each sync takes"))
+def _slow_disk(rig: Rig, given: Given) -> Iterator[None]:
+    """Each sync of the flight software's disk takes long: ticks are late and left out."""
+    sync, sync_folder, delay_s = OsDisk.sync, OsDisk.sync_folder, 1e-3 * given["delay_ms"]
+
+    def slow_sync(disk: OsDisk, fd: int) -> None:
+        if _is_of(rig, Path(f"/proc/self/fd/{fd}").readlink()):
+            rig.flight.stall(delay_s)
+        sync(disk, fd)
+
+    def slow_sync_folder(disk: OsDisk, folder: Path) -> None:
+        if _is_of(rig, folder.resolve()):
+            rig.flight.stall(delay_s)
+        sync_folder(disk, folder)
+
+    with contextlib.ExitStack() as at_end:
+        for name, whole, slow in (("sync", sync, slow_sync), ("sync_folder", sync_folder, slow_sync_folder)):
+            at_end.callback(setattr, OsDisk, name, whole)
+            setattr(OsDisk, name, slow)
+        yield from _until_closed()
 
 
 @_fault("board.corruption", Part.FILES, Param("octets", "octets", 1.0, 4096.0, 16.0, "how many are flipped"),
@@ -687,7 +711,7 @@ def table(nodes: int) -> str:
     """The library as `hil faults` prints it."""
     lines = []
     for row in LIBRARY.values():
-        where = f"needs {row.part.value}" + ("" if row.effect is not None else "; no bench has it yet")
+        where = f"needs {row.part.value}" + ("" if row.effect is not None else "; hil serial has them")
         lines.append(f"{row.kind:24}{row.about}")
         lines.append(f"{'':24}{where}{'; at a moment, for good' if row.is_moment else ''}")
         if targets := row.targets(nodes):

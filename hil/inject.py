@@ -20,7 +20,7 @@ from flightsw import compose
 from flightsw.dictionary.sensors import fitted_names
 from flightsw.guardian import GuardianLink, GuardianStatus, InProcessGuardian
 from flightsw.state import Decision, NodeCap, RawReading
-from flightsw.supervisor import Supervisor
+from flightsw.supervisor import PERIOD_S, Supervisor
 from ground.station import CommandState, Station
 from hil.channel import VirtualLine
 from hil.faults import LIBRARY, FaultyJobs, FlightControl, Given, ObeyedCaps, Part, StationControl, TornPort
@@ -37,7 +37,15 @@ PARTS: Mapping[str, frozenset[Part]] = {
     "sil": _ANYWHERE | {Part.FLIGHT, Part.CLOCK, Part.DISK, Part.FILES, Part.MEMORY},
     "sil-framed": _ANYWHERE, "serial": _ANYWHERE, "emulated": _ANYWHERE, "board": _ANYWHERE,
 }
-"""What each bench offers to faults."""
+"""What each bench of `hil run` offers to faults."""
+
+
+def needs(step: FaultStep) -> str:
+    """Say what a fault needs, and where that is, where not every bench has it; empty where all do."""
+    benches = [name for name, parts in PARTS.items() if step.part in parts]
+    if len(benches) == len(PARTS):
+        return ""
+    return f"needs {step.part.value}: " + (f"bench {' or '.join(benches)}" if benches else "fly it with hil serial")
 
 
 # --- the flight software -----------------------------------------------------------------------------
@@ -98,6 +106,7 @@ class TestedFlight:
         self._steps_clock = steps_clock
         self._software: FlightSoftware | None = None
         self._frozen_since_s: float | None = None
+        self._stalled_s = 0.0  # what the latest tick takes longer than none
         self._now_s = 0.0
         self._is_over = False
         self._failures = self._sheds = 0  # of those that ended
@@ -125,6 +134,13 @@ class TestedFlight:
 
     def tick(self, now_s: float) -> Decision | None:
         """Have one tick decided; None when it failed, or nobody was there to decide."""
+        if self._software is not None and self._frozen_since_s is None and self._stalled_s:
+            late_s = now_s - self._now_s - PERIOD_S
+            if late_s + PERIOD_S < self._stalled_s:
+                return None  # it is still in the tick before
+            self._stalled_s = 0.0
+            if late_s > 0.0:
+                self.supervisor.note_overrun(now_s + self.clock_ahead_s, late_s, int(late_s))
         self._now_s = now_s
         if self._software is None or self._frozen_since_s is not None:
             return None
@@ -142,7 +158,7 @@ class TestedFlight:
             return
         self._failures, self._sheds = self.failures, self.sheds
         self._software.close()  # writes nothing that a restart would read but a recording's last minute
-        self._software = None
+        self._software, self._stalled_s = None, 0.0
 
     def start(self) -> None:
         """Start it from what it left; nothing where it runs."""
@@ -172,6 +188,10 @@ class TestedFlight:
         if since_s is not None and self._software is not None:
             late_s = now_s - since_s
             self.supervisor.note_overrun(now_s + self.clock_ahead_s, late_s, int(late_s))
+
+    def stall(self, seconds: float) -> None:
+        """Let what it does in this tick take so much longer; ticks that come due meanwhile are left out."""
+        self._stalled_s += seconds
 
     @property
     def supervisor(self) -> Supervisor:
@@ -409,8 +429,7 @@ class Injector:
         self._bench = bench
         self._seed = scenario.seed
         self._edges = edges
-        self._unable = [step for step in scenario.faults if step.part not in self.parts
-                        or (step.hook is None and LIBRARY[step.kind].effect is None)]
+        self._unable = [step for step in scenario.faults if step.part not in self.parts]
         able = [step for step in scenario.faults if step not in self._unable]
         timed = [(at_s, i, step) for i, step in enumerate(able)
                  if step.at is not None and (at_s := step.at.resolve(edges)) is not None]
@@ -482,8 +501,8 @@ class Injector:
     def finding(self) -> Finding | None:
         """Whether all faults of the scenario were there; None where it has none."""
         began = len(self.spans) + len(self._active)
-        unable = [f"{step.id} ({step.kind}) needs {step.part.value}, which bench {self._bench} does not offer"
-                  for step in self._unable]
+        unable = [f"{step.id} ({step.kind}) needs {step.part.value}, which bench {self._bench} does not offer "
+                  f"({needs(step).partition(': ')[2]})" for step in self._unable]
         never = [f"{step.id} ({step.kind}) never began" for step in
                  (*self._waiting, *self._left_out, *(step for _, _, step in self._due))]
         if not (began or unable or never):

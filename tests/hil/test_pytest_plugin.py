@@ -97,7 +97,7 @@ def test_the_rig_refuses_what_it_cannot_do(tmp_path):
         assert satellite.plate_c == rig.value("truth.plate_c")
         assert ground.latest("plate_c") == pytest.approx(satellite.plate_c, abs=2.0)
         for wrong in (lambda: rig.inject("link.melts"), lambda: rig.inject("link.cut", "left"),
-                      lambda: rig.inject("sensor.bias", "plate_c"), lambda: rig.inject("board.slow_disk"),
+                      lambda: rig.inject("sensor.bias", "plate_c"), lambda: rig.inject("job.hostile", "mount"),
                       lambda: rig.inject("sensor.bias", "plate_c", amount=1.0, volume=2.0),
                       lambda: rig.until("event('shed') > 0", "1 s"), lambda: rig.until("truth.plat_c > 1", "1 s"),
                       lambda: rig.run("2 h")):
