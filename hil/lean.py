@@ -21,6 +21,7 @@ from flightsw import compose
 from flightsw.decide.brain import Brain, Tally
 from flightsw.dictionary.commands import COMMANDS, pack_arguments
 from flightsw.dictionary.orders import Orders
+from flightsw.errors import ConfigError
 from flightsw.facts import FactFile, Facts
 from flightsw.guardian import InProcessGuardian
 from flightsw.jobs.ledger import Ledger, LedgerEntry
@@ -190,6 +191,9 @@ class _Script:
     def control_words(self) -> tuple[int, ...]:
         return ()
 
+    def status(self) -> dict[str, float]:
+        return {}
+
 
 def wake_up() -> dict[float, Sequence[Received]]:
     """Telecommands that take the satellite from SAFE to COMPUTE in its first seconds."""
@@ -212,7 +216,11 @@ class World:
 
     @classmethod
     def of(cls, scenario: Scenario, around: TruthEnvironment) -> World:
-        """Draw the satellite of the scenario's seed."""
+        """Draw the satellite of the scenario's seed. ConfigError for faults that only a full run makes."""
+        edges = run.edges_of(scenario, around)
+        if beyond := [f"{step.id} ({step.kind})" for step in scenario.faults if step.sensor_fault(edges) is None]:
+            raise ConfigError(str(scenario.path), f"has faults that this loop without link, disk and ground does not "
+                              f"make, only of sensors at known times: {', '.join(beyond)}; fly it with hil run")
         return cls(scenario, around, run.draw_truth(scenario), scenario.jobs or StreamConfig(overload=0.0))
 
     def stream(self) -> JobStream:

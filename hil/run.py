@@ -237,8 +237,6 @@ class Flight:
     tick_ms: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     bench: str = "sil"
     retries: int = 0  # of the bench; counted and shown, never hidden
-    overruns: int = 0  # ticks that the rig began late; time waits for it in lockstep
-    late_max_s: float = 0.0
 
     @property
     def verdict(self) -> Verdict:

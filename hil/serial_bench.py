@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import enum
 import gc
 import math
 import os
+import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -51,23 +52,30 @@ from ground.archive import Archive
 from ground.files import FileDesk, folder_of
 from ground.station import CommandReport, CommandState, EventReport, HousekeepingReport, Report, Station, command_row
 from ground.watch import report_line
-from hil import link_keys, run
+from hil import junit, link_keys, run
 from hil.channel import PtyLine
 from hil.plant.satellite import TruthSatellite
 from hil.rig_link import PlantLink
-from hil.scenario import Scenario, find, load
+from hil.scenario import Edges, FaultStep, Scenario, find, load
 from hil.sysfs_tree import SysfsTree
 from hil.timekeeping import Punctuality
+from hil.verdict import Finding, Verdict, overall
 
 RIG_BAUD = 921_600
 START_WITHIN_S = 180.0  # the sandbox's self-test included, on a machine that has other things to do
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "jobs"
+_HOSTILE_JOBS = EXAMPLES.with_name("hostile")
+_HOSTILE = "job.hostile"
+_FIRST_ATTACK_ID = 60_001  # of the jobs that a scenario's hostile faults become
+_ATTACK_S = 2.0  # of a core, declared: an attack that takes longer runs over, as one does
 _BUNDLES, _CUSTOMERS = "bundles", "customers.toml"
 _FLOOR_STEP_S = 0.002  # how often the cap files are looked at once the supervisor is killed
 _LEASE_SLACK_S = 0.25  # a turn of the guardian (50 ms) and this machine's scheduling
 _SYSFS = "sys"
 _SYNC_EVERY_S = 1.0  # of this machine
 _PRIORITY = 40  # of this process in real time; the flight program's is above it
+_ORDINARY = "ordinary (--real-time asks for SCHED_FIFO and locked memory)"
+_LATENESS = ("p50_ms", "p99_ms", "p99.9_ms", "max_ms", "drift_ms")
 _SUN = 0  # of the truth's values
 _STILL_FRAC = 0.02
 _STARVED_FRAC = 0.5  # of their allowed time that jobs ran
@@ -77,23 +85,6 @@ _SETTLE_S = 10.0  # of mission time in which the ground hears of the last end
 _ENDINGS = {"job_finished", "job_failed", "job_withdrawn", "job_cancelled", "job_expired"}
 _ALIVE = GuardianStatus(GuardianHealth.ALIVE, False, False, False, False, False, 0, 0, 0.0, 0, 0, (), 0, 0, 0, ())
 _WAKE_AGAIN_S = 2.0  # of mission time between the boot heard after a restart, STANDBY and COMPUTE
-
-
-class Verdict(enum.Enum):
-    """How a check came out."""
-
-    PASS = "PASS"
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    ERROR = "ERROR"
-
-
-class Check(NamedTuple):
-    """One line of the verdict."""
-
-    name: str
-    verdict: Verdict
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +309,12 @@ class SerialBench:
         self._restarted_at_s: float | None = None
         self._boots_before: int | None = None  # heard before a restart whose boot is waited for
         self._trouble = ""
+        self._scheduled = _ORDINARY
+        self.punctuality: list[str] = []
+        """How punctual both loops were, as lines to print, once it has flown."""
         self._sent: list[int] = []
+        self._attacks = dict(enumerate((step for step in scenario.faults
+                                        if step.kind == _HOSTILE and step.at is not None), _FIRST_ATTACK_ID))
         self._floor_w = guardian_config(scenario.mission).floor_w
 
     @property
@@ -326,7 +322,7 @@ class SerialBench:
         """True while the flight program should be flying: never killed, or started again."""
         return self._kill is None or self._restarted_at_s is not None
 
-    def fly(self) -> list[Check]:
+    def fly(self) -> list[Finding]:
         """Fly the scenario and return the verdict; everything that was started is ended on any way out."""
         scenario, options, folder = self._scenario, self._options, self._folder
         link = scenario.link
@@ -363,9 +359,9 @@ class SerialBench:
                                    folder / "flight" / "jobs")
             stack.callback(self._end_guardian, run_folder)
             stack.callback(flight.end)
-            script = sorted(((at_s, step.verb, step.values) for step in scenario.ground
-                             if step.at is not None and (at_s := step.at.resolve(edges)) is not None),
-                            key=lambda entry: entry[0])
+            script = sorted((*((at_s, step.verb, step.values) for step in scenario.ground
+                               if step.at is not None and (at_s := step.at.resolve(edges)) is not None),
+                             *self._attack(edges)), key=lambda entry: entry[0])
             flight.start()
             clock = self._await_greeting(flight, plant, plant_port)
             if clock is not None:
@@ -377,6 +373,37 @@ class SerialBench:
             checks = self._judge(station, load, plant, exit_code, at_floor)
             self._write(station, satellite, load, line, plant, checks)
         return checks
+
+    def timing(self, plant: PlantLink) -> dict[str, object]:
+        """Contents of `timing.json` that every run has: how punctual both loops were, and what they ran under."""
+        log = self._folder / "flight.log"
+        said = re.findall(r"(?m)^real time: (.*)$", log.read_text("utf-8", "replace")) if log.exists() else []
+        return {
+            "rate": self._options.rate, "period_ms": 1e3 * run.TICK_S / self._options.rate,
+            "plant": self._ticks.summary() | {"scheduling": self._scheduled},
+            "flight_software": plant.ticks.summary() | {"left_out": plant.overruns,
+                                                        "scheduling": said[-1] if said else _ORDINARY},
+            "clock_of_flight_software": plant.clock.summary(),
+        }
+
+    def _attack(self, edges: Edges) -> Iterator[_Step]:
+        """Give what the ground sends for the scenario's hostile jobs: each is submitted like any other."""
+        arguments = command_row("job.submit").args
+        for job_id, step in self._attacks.items():
+            if step.at is not None and (at_s := step.at.resolve(edges)) is not None:
+                words = (str(job_id), f"hostile_{step.target}", str(_ATTACK_S), "1.0", "1.0", "3600", "STOP_CONTINUE")
+                yield at_s, "job.submit", tuple(map(parse_text_argument, arguments, words))
+
+    def _jobs_folder(self) -> Path | None:
+        """Folder of the job bundles for the flight program: with those that attack, where the scenario has any."""
+        jobs = self._options.jobs
+        if not self._attacks:
+            return jobs
+        folder = self._folder / "jobs"
+        shutil.copytree(jobs or EXAMPLES, folder)
+        for target in {step.target for step in self._attacks.values()}:
+            shutil.copytree(_HOSTILE_JOBS / target, folder / f"hostile_{target}", dirs_exist_ok=True)
+        return folder
 
     def _end_guardian(self, run_folder: Path) -> None:
         """End a guardian that outlived a killed supervisor; after an orderly end there is none."""
@@ -397,7 +424,8 @@ class SerialBench:
             "--keys", str(link_keys.hand_out(scenario, self._folder)),
             "--state", str(self._folder / "flight"), "--run-dir", str(run_folder), "--rate", f"{options.rate:g}",
         ]
-        words += ["--jobs", str(options.jobs)] if options.jobs else []
+        jobs = self._jobs_folder()
+        words += ["--jobs", str(jobs)] if jobs else []
         words += ["--regions", str(regions)] if regions.exists() else []
         words += ["--real-time"] if options.real_time else []
         words += ["--rig-sysfs", str(run_folder / _SYSFS)] if options.sysfs else []
@@ -428,7 +456,8 @@ class SerialBench:
         gc.collect()
         gc.freeze()  # what was built stays: no collection of it makes a tick late
         if options.real_time:
-            self._say(f"-- plant in real time: {go_real_time(_PRIORITY)}")
+            self._scheduled = go_real_time(_PRIORITY)
+            self._say(f"-- plant in real time: {self._scheduled}")
         readings = satellite.read_sensors(0.0)
         plant.send_sensors(0.0, readings)
         operator = _Keyboard() if options.interactive else None
@@ -603,20 +632,23 @@ class SerialBench:
     # --- the verdict
 
     def _judge(self, station: Station, load: RealLoad, plant: PlantLink, exit_code: int | None,
-               at_floor: bool) -> list[Check]:
+               at_floor: bool) -> list[Finding]:
         if self._trouble:
-            return [Check("bench", Verdict.ERROR, self._trouble)]
+            return [Finding("bench", Verdict.ERROR, self._trouble)]
         notes = self._notes
         received = sum(notes.structures.values())
         checks = [_check("telemetry", {"power", "thermal", "nodes_a"} <= notes.structures.keys(),
                          f"{received} reports of {len(notes.structures)} structures, "
                          f"{station.lost_frames} frames lost"
                          + (" (frames are counted anew from the restart)" if self._restarted_at_s is not None else ""))]
-        beyond = [step.id for step in self._scenario.faults if step.at is None or not step.kind.startswith("sensor.")]
+        beyond = [step.id for step in self._scenario.faults
+                  if step.at is None or not step.kind.startswith(("sensor.", _HOSTILE))]
         if beyond or self._scenario.own_checks:
-            checks.append(Check("scenario", Verdict.INCONCLUSIVE, "this bench makes timed faults of sensors only, and "
-                                "judges by checks of its own: fly it with hil run --bench serial; left out are "
-                                + ", ".join((*beyond, *(check.name for check in self._scenario.own_checks)))))
+            checks.append(Finding(
+                "scenario", Verdict.INCONCLUSIVE, "this bench makes timed faults of sensors and hostile jobs only, and "
+                "judges by checks of its own: fly it with hil run; left out are "
+                + ", ".join((*beyond, *(check.name for check in self._scenario.own_checks)))))
+        checks += [self._judge_attack(job_id, step) for job_id, step in self._attacks.items()]
         states = [station.command(request).state for request in self._sent]
         checks.append(_check("telecommands", states and set(states) == {CommandState.COMPLETED},
                              f"{states.count(CommandState.COMPLETED)} of {len(states)} accepted and completed"))
@@ -628,10 +660,10 @@ class SerialBench:
             words = (f"finished as processes: {', '.join(map(str, ran)) or 'none'}; they ran {share:.0%} of the time "
                      "that their power modes allowed")
             starved = not ran and not notes.ended & notes.processes.keys() and share < _STARVED_FRAC
-            checks.append(Check("jobs", Verdict.INCONCLUSIVE, f"{words}: this machine had no time for them") if starved
-                          else _check("jobs", ran, words))
+            checks.append(_check("jobs", ran, words) if not starved else
+                          Finding("jobs", Verdict.INCONCLUSIVE, f"{words}: this machine had no time for them"))
             if notes.still_in_eclipse_s:
-                checks.append(Check("eclipse", Verdict.PASS, "started jobs stood still in eclipse for "
+                checks.append(Finding("eclipse", Verdict.PASS, "started jobs stood still in eclipse for "
                                                              f"{notes.still_in_eclipse_s:.0f} s"))
         if self._options.check_results:
             checks.append(self._judge_results())
@@ -641,16 +673,16 @@ class SerialBench:
             checks.append(_check("orderly end", exit_code == 0 and at_floor,
                                  f"exit code {exit_code}, caps {'at' if at_floor else 'above'} the floor"))
         overran = self._ticks.overruns + plant.overruns
-        checks.append(Check("bench", Verdict.INCONCLUSIVE if overran else Verdict.PASS,
+        checks.append(Finding("bench", Verdict.INCONCLUSIVE if overran else Verdict.PASS,
                             f"{len(self._ticks)} ticks, overruns: plant {self._ticks.overruns}, flight software "
                             f"{plant.overruns}; latest began {self._ticks.worst_s * 1e3:.0f} and "
                             f"{plant.ticks.worst_s * 1e3:.0f} ms late"))
         return checks
 
-    def _judge_kill(self) -> Iterator[Check]:
+    def _judge_kill(self) -> Iterator[Finding]:
         kill, rate = self._kill, self._options.rate
         if kill is None:
-            yield Check("caps after kill", Verdict.INCONCLUSIVE, "the run ended before the kill")
+            yield Finding("caps after kill", Verdict.INCONCLUSIVE, "the run ended before the kill")
             return
         lease_s = self._mission.parameters["lease_s"] / rate
         latest_s = lease_s + _LEASE_SLACK_S + kill.blind_s
@@ -659,7 +691,7 @@ class SerialBench:
         words = (f"floor after {after_s:.3f} s" if after_s is not None else "never at the floor") + (
             f", lease {lease_s:.3f} s; before: {_watts(kill.caps_before_w)}")
         if not raised:
-            yield Check("caps after kill", Verdict.INCONCLUSIVE, "no cap was above the floor at the kill")
+            yield Finding("caps after kill", Verdict.INCONCLUSIVE, "no cap was above the floor at the kill")
         else:
             yield _check("caps after kill", after_s is not None and after_s <= latest_s, words)
         gone_s = kill.jobs_gone_after_s
@@ -672,11 +704,24 @@ class SerialBench:
             yield _check("jobs after restart", kill.acknowledged and not lost,
                          f"acknowledged before: {states or 'none'}" + (f"; lost: {lost}" if lost else ""))
 
-    def _judge_results(self) -> Check:
+    def _judge_attack(self, job_id: int, step: FaultStep) -> Finding:
+        """Held is an attack that was ended with the limit's name, or that says itself that it did not get through."""
+        entry, name = self._ledger().get(job_id), f"attack {step.id}"
+        if entry is None or not (entry.state in (JobState.FINISHED, JobState.FAILED)
+                                 or job_id in self._notes.processes):
+            state = "not known on board" if entry is None else f"{entry.state.name} {entry.detail}".strip()
+            return Finding(name, Verdict.INCONCLUSIVE, f"{step.target} never ran: {state}")
+        written = self._folder / "flight" / "results" / str(job_id) / "verdict"
+        said = written.read_text("utf-8", "replace") if written.is_file() else (
+            entry.detail if entry.state is JobState.FAILED else "ran until the end of the run took it along")
+        return _check(name, not said.startswith("BROKE"), f"{step.target}: {said}")
+
+    def _judge_results(self) -> Finding:
         """Run what finished once more on this machine, held back by nothing, and compare the outputs' hashes."""
         folders = {load_manifest(path).id: path for path in (self._options.jobs or EXAMPLES).glob("*/job.toml")}
         said = {entry.spec.manifest.rpartition("/")[2]: entry.detail.removeprefix("SHA-256 ")
-                for entry in self._ledger().values() if entry.state is JobState.FINISHED}
+                for entry in self._ledger().values()
+                if entry.state is JobState.FINISHED and entry.spec.job_id not in self._attacks}
         differ = []
         for name, sha256 in said.items():
             with tempfile.TemporaryDirectory() as place:
@@ -696,7 +741,7 @@ class SerialBench:
         return ledger.entries
 
     def _write(self, station: Station, satellite: TruthSatellite, load: RealLoad, line: PtyLine, plant: PlantLink,
-               checks: Sequence[Check]) -> None:
+               checks: Sequence[Finding]) -> None:
         notes, kill = self._notes, self._kill
         run.write_json(self._folder / "run.json", {
             "scenario": self._scenario.id, "mission": self._mission.name, "seed": self._scenario.seed,
@@ -713,15 +758,42 @@ class SerialBench:
             "telemetry_frames_lost": station.lost_frames,
             "line_bits_flipped": line.line.a_to_b.flipped_bits + line.line.b_to_a.flipped_bits,
         })
-        run.write_json(self._folder / "timing.json", {
-            "rate": self._options.rate, "commands": notes.command_ms,
-            "plant": self._ticks.summary(), "flight_software": plant.ticks.summary() | {"left_out": plant.overruns},
-            "clock_of_flight_software": plant.clock.summary(),
+        timing = self.timing(plant)
+        run.write_json(self._folder / "timing.json", timing | {
+            "commands": notes.command_ms,
             "kill": None if kill is None else {
                 "floor_after_s": kill.floor_after_s, "jobs_gone_after_s": kill.jobs_gone_after_s,
                 "lease_s": self._mission.parameters["lease_s"] / self._options.rate,
             },
         })
+        self.punctuality = punctuality(timing)
+        junit.write_checks(self._scenario, "hil serial", checks, properties_of(timing), self._folder)
+
+
+def punctuality(timing: Mapping[str, Any]) -> list[str]:  # Any: JSON values
+    """Return how punctual both loops were, as a table."""
+    said = [f"{'period ' + format(timing['period_ms'], 'g') + ' ms':18}{'ticks':>8}{'overruns':>10}"
+            + "".join(f"{name.removesuffix('_ms') + ' ms':>11}" for name in _LATENESS)]
+    for loop in ("plant", "flight_software"):
+        row = timing[loop]
+        said.append(f"{loop.replace('_', ' '):18}{row['ticks']:8d}{row.get('left_out', row.get('overruns', 0)):10d}"
+                    + "".join(f"{row[name]:11.3f}" for name in _LATENESS if name in row))
+    clock = timing["clock_of_flight_software"]
+    if "drift_ppm" in clock:
+        said.append(f"{'clocks':18}apart by {1e3 * clock['offset_spread_ms']:.0f} us (1 sigma), drifting "
+                    f"{clock['drift_ppm']:.3f} ppm, over {clock['echoes']} echoes")
+    return said + [f"{loop.replace('_', ' '):18}{timing[loop]['scheduling']}" for loop in ("plant", "flight_software")]
+
+
+def properties_of(timing: Mapping[str, Any]) -> dict[str, str]:  # Any: JSON values
+    """Return the same as JUnit's properties."""
+    plant, flight = timing["plant"], timing["flight_software"]
+    said = {"rate": f"{timing['rate']:g}", "overruns": str(plant.get("overruns", 0) + flight["left_out"])}
+    for loop, row in (("plant", plant), ("flight", flight)):
+        said |= {f"{loop}_overruns": str(row.get("left_out", row.get("overruns", 0))),
+                 f"{loop}_ticks": str(row["ticks"]), f"{loop}_scheduling": row["scheduling"]}
+        said |= {f"{loop}_late_{name}": f"{row[name]:.6g}" for name in _LATENESS if name in row}
+    return said
 
 
 class _Keyboard:
@@ -741,19 +813,12 @@ class _Keyboard:
         return [line.decode("utf-8", "replace") for line in lines]
 
 
-def _check(name: str, passed: object, detail: str) -> Check:
-    return Check(name, Verdict.PASS if passed else Verdict.FAIL, detail)
+def _check(name: str, passed: object, detail: str) -> Finding:
+    return Finding(name, Verdict.PASS if passed else Verdict.FAIL, detail)
 
 
 def _watts(caps_w: Sequence[float]) -> str:
     return " ".join(f"{cap_w:g}" for cap_w in caps_w) + " W"
-
-
-def overall(checks: Sequence[Check]) -> Verdict:
-    """Return the worst of the checks: ERROR, FAIL, INCONCLUSIVE, PASS."""
-    found = {check.verdict for check in checks}
-    return next((verdict for verdict in (Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE) if verdict in found),
-                Verdict.PASS)
 
 
 # --- command line ------------------------------------------------------------------------------------
@@ -813,9 +878,12 @@ def _serial(arguments: argparse.Namespace) -> int:
         hand_over(options.jobs or EXAMPLES, folder)
     _print_line(f"flying {scenario.id}: {scenario.duration_s:.0f} s of mission {scenario.mission.name} at "
                 f"{options.rate:g} times real time; everything is kept in {folder}")
+    bench = SerialBench(scenario, folder, options, _print_nothing if arguments.quiet else _print_line)
     with _interruptible():
-        checks = SerialBench(scenario, folder, options, _print_nothing if arguments.quiet else _print_line).fly()
+        checks = bench.fly()
     run.point_latest(folder)
+    for line in bench.punctuality:
+        _print_line(line)
     for check in checks:
         _print_line(f"{check.verdict.value:<12} {check.name}: {check.detail}")
     verdict = overall(checks)

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("highspy")
 pytest.importorskip("matplotlib")
 
+from flightsw.errors import ConfigError
 from flightsw.recorder import read_recording
 from flightsw.state import JobState, Mode
 from hil import compare, lean, run, scenario
@@ -137,3 +138,9 @@ def test_value_is_lost_where_the_bounds_jobs_went():
     shares = compare.losses({(1, "bound"): bound, (1, "flight"): row}, "flight", [1])
     assert shares == pytest.approx({"refused": 0.4, "gained": -0.1, "units_short": 0.1, "energy_short": 0.05,
                                     "charge_left": 0.05})
+
+
+def test_a_fault_that_the_lean_loop_cannot_make_is_refused():
+    flown = scenario.load(scenario.find("faults/power"))
+    with pytest.raises(ConfigError, match=r"latch \(plant.latch_up\), early .* fly it with hil run"):
+        lean.World.of(flown, run.surroundings(flown))

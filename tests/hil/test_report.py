@@ -115,7 +115,7 @@ def test_junit_says_what_a_build_server_and_a_reviewer_ask_for(flown):
     assert {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
         "tests": "4", "failures": "1", "errors": "1", "skipped": "1"}
     said = {each.get("name"): each.get("value") for each in suite.find("properties")}
-    assert {"verdict", "seed", "commit", "config_sha256", "bench", "level", "overruns", "late_max_s", "retries",
+    assert {"verdict", "seed", "commit", "config_sha256", "bench", "level", "time", "retries",
             "tick_ms_p99"} <= said.keys()
     assert (said["verdict"], said["level"], said["seed"]) == ("FAIL", "SIL", "7")
     assert said["requirement.REQ-THM-1"] == "shown below its level"

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from hil.__main__ import main
-from hil.serial_bench import CapFiles, Check, RealLoad, SerialBench, Verdict, overall
+from hil.serial_bench import CapFiles, RealLoad, SerialBench, properties_of, punctuality
+from hil.verdict import Finding, Verdict, overall
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIO = """
@@ -70,17 +72,24 @@ def test_telemetry_commands_and_a_throttled_job_end_to_end(tmp_path, capsys):
     scenario = scenario_file(tmp_path, 2800, **{
         "ping": 8, "mode__STANDBY": 12, "param.set__payload_max_w__18": 14, "mode__COMPUTE": 16,
         "job.submit__11__telemetry_pack__30__0.95__3__3000__STOP_CONTINUE": 20})
+    with scenario.open("a") as file:
+        file.write('[[fault]]\nid = "forks"\nat = "T+24 s"\nkind = "job.hostile"\ntarget = "fork_bomb"\n')
     out = tmp_path / "out"
     code = main(["serial", str(scenario), "--rate", "10", "--out", str(out), "--jobs", str(small_jobs(tmp_path, 6)),
                  "--until-done", "--check-results"])
     said = capsys.readouterr().out
     assert verdicts(out / "latest", code) == dict.fromkeys(
-        ("telemetry", "telecommands", "jobs", "results", "orderly end"), "PASS"), said
+        ("telemetry", "attack forks", "telecommands", "jobs", "results", "orderly end"), "PASS"), said
+    assert "attack forks: fork_bomb: HELD after" in said
+    suite = ElementTree.parse(out / "latest" / "junit.xml").getroot()
+    properties = {each.get("name"): each.get("value") for each in suite.find("properties")}
+    assert {"overruns", "plant_late_p99.9_ms", "flight_late_max_ms", "plant_scheduling"} <= properties.keys()
+    assert {"attack forks", "bench"} <= {case.get("name") for case in suite.findall("testcase")}
     run = json.loads((out / "latest" / "run.json").read_text())
     assert {"power", "thermal", "nodes_a", "health"} <= run["structures_received"].keys()
-    assert run["telecommands_sent"] == 5
-    assert run["events_received"]["job_finished"] == 1
-    assert run["job_processes"] == {"11": 1}
+    assert run["telecommands_sent"] == 6
+    assert run["events_received"]["job_finished"] == 2
+    assert run["job_processes"]["11"] == 1
     # 18 W for all nodes allow the 15 W mode, which is 0.70 / 1.18 of the time: never more, however fast the machine.
     assert 0.0 < run["job_node_s"] <= 1.15 * run["job_node_s_allowed"]
     assert "node0_mode=3" in said
@@ -178,8 +187,27 @@ def test_a_job_draws_for_the_share_of_its_share_that_it_ran():
     assert load.allowed_s == pytest.approx(2.4)
 
 
+def test_the_result_says_how_punctual_both_loops_were_and_under_what():
+    summary = {"ticks": 300, "overruns": 1, "p50_ms": 0.3, "p99_ms": 10.1, "p99.9_ms": 52.4, "max_ms": 156.9,
+               "drift_ms": -0.02}
+    timing = {"rate": 10.0, "period_ms": 100.0, "plant": summary | {"scheduling": "SCHED_FIFO 40, memory locked"},
+              "flight_software": summary | {"left_out": 2, "scheduling": "no SCHED_FIFO (Operation not permitted)"},
+              "clock_of_flight_software": {"echoes": 30, "drift_ppm": -21.6, "offset_spread_ms": 0.459}}
+    head, plant, flight, clocks, *under = punctuality(timing)
+    assert head.split() == ["period", "100", "ms", "ticks", "overruns", "p50", "ms", "p99", "ms", "p99.9", "ms", "max",
+                            "ms", "drift", "ms"]
+    assert plant.split() == ["plant", "300", "1", "0.300", "10.100", "52.400", "156.900", "-0.020"]
+    assert flight.split()[:4] == ["flight", "software", "300", "2"]
+    assert "drifting -21.600 ppm" in clocks
+    assert "SCHED_FIFO 40, memory locked" in under[0]
+    assert "not permitted" in under[1]
+    said = properties_of(timing)
+    assert (said["overruns"], said["plant_overruns"], said["flight_overruns"]) == ("3", "1", "2")
+    assert said["plant_late_p99.9_ms"] == "52.4"
+
+
 def test_the_worst_check_is_the_verdict():
-    checks = [Check(verdict.name, verdict, "") for verdict in Verdict]
+    checks = [Finding(verdict.name, verdict, "") for verdict in Verdict]
     assert overall(checks) is Verdict.ERROR
     assert overall(checks[:2]) is Verdict.FAIL
     assert overall([checks[0], checks[2]]) is Verdict.INCONCLUSIVE
