@@ -81,12 +81,11 @@ class Farm:
 
 
 class FopState(Enum):
-    """States S1 to S6 of FOP-1."""
+    """States of FOP-1: S1, S2, S3, S5, S6. S4, which waits for the next CLCW, is left out: see `Fop.start`."""
 
     ACTIVE = "active"
     RETRANSMIT = "retransmitting"
     WAIT = "waiting for room"
-    CHECK = "waiting for a CLCW"
     UNLOCKING = "unlocking"
     INITIAL = "not started"
 
@@ -94,7 +93,7 @@ class FopState(Enum):
 class Fop:
     """FOP-1. `transmit(kind, sequence, data)` puts one frame on the line; times are the caller's.
 
-    `start` synchronises with what the satellite expects, through a lockout if need be. After an `alert` nothing is sent
+    `start` synchronises with what the satellite expects, out of a lockout if need be. After an `alert` nothing is sent
     in sequence until `start` is called again; what waited is dropped, for nobody knows how far it got.
     """
 
@@ -120,10 +119,13 @@ class Fop:
         return not self._waiting and not self._sent
 
     def start(self, now_s: float) -> None:
-        """Begin the service with the next CLCW (directive "initiate with CLCW check")."""
-        self.state, self.alert, self._tries = FopState.CHECK, "", 1
+        """Begin the service (directive "initiate with unlock"): the answer to it is a CLCW, said at once.
+
+        A satellite that has nothing to report says none for a while, so waiting for one would take that long.
+        """
+        self.state, self.alert, self._tries = FopState.UNLOCKING, "", 0
         self._sent.clear()
-        self._expires_s = now_s + self._timeout_s
+        self._unlock(now_s)
 
     def send(self, data: bytes, now_s: float) -> None:
         """Queue one packet; it goes out when the window is open."""
@@ -136,7 +138,7 @@ class Fop:
         """Take the CLCW of a received frame."""
         if self.state is FopState.INITIAL:
             return
-        if self.state in (FopState.CHECK, FopState.UNLOCKING):
+        if self.state is FopState.UNLOCKING:
             self._synchronise(clcw, now_s)
             return
         if clcw.lockout:
@@ -171,7 +173,7 @@ class Fop:
             self._end(f"no acknowledgement after {self._limit} transmissions")
         elif self.state is FopState.UNLOCKING:
             self._unlock(now_s)
-        elif self.state in (FopState.CHECK, FopState.WAIT):
+        elif self.state is FopState.WAIT:
             self._tries += 1
             self._expires_s = now_s + self._timeout_s
         else:
@@ -183,12 +185,7 @@ class Fop:
         return (self._next - len(self._sent)) & 0xFF
 
     def _synchronise(self, clcw: Clcw, now_s: float) -> None:
-        if clcw.lockout:
-            if self.state is FopState.CHECK:
-                self.state, self._tries = FopState.UNLOCKING, 0
-                self._unlock(now_s)
-            return
-        if clcw.wait:
+        if clcw.lockout or clcw.wait:
             return
         self.state, self._tries, self._expires_s = FopState.ACTIVE, 1, None
         self._next = clcw.report_value

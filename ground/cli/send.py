@@ -130,6 +130,8 @@ def _send(options: argparse.Namespace) -> int:
     elif row.hazardous:
         print(f"{row.verb} is hazardous: it is carried out only if it was armed, with --arm, just before",
               file=sys.stderr, flush=True)
+    if options.station is not None and options.port is None:
+        raise LinkError("--station goes with --port: a ground watch seals with the keys of its own station")
     stages = send_through(options.archive, row.verb, values, options.timeout, sequenced=options.sequence)
     if stages is None:
         if options.port is None:

@@ -24,7 +24,8 @@ def add_command(commands: Commands) -> None:
         "show", help="query an archive", description="Print what an archive holds, as text or JSON lines.")
     show.add_argument("what", nargs="?", default="latest", metavar="WHAT",
                       help="latest (default), events, commands, reports, gaps, or the name of a point")
-    show.add_argument("--archive", type=Path, required=True, metavar="FILE", help="the archive")
+    show.add_argument("--archive", type=Path, default=Path("ground.sqlite"), metavar="FILE",
+                      help="the archive (ground.sqlite)")
     show.add_argument("--since", type=instant, default=-math.inf, metavar="TIME",
                       help="from then on: ISO 8601 UTC or Unix seconds (on-board time; for commands, sending)")
     show.add_argument("--until", type=instant, default=math.inf, metavar="TIME", help="before then")

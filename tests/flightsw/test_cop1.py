@@ -75,6 +75,28 @@ def test_a_line_that_loses_a_third_still_takes_all_in_order_once(seed: int) -> N
     assert line.fop.retransmitted > 0
 
 
+def test_a_satellite_that_speaks_only_when_there_is_news_is_not_waited_for() -> None:
+    line = Line()
+    hear, said = line.fop.hear, line.farm.clcw()
+
+    def news_only(clcw: Clcw, now_s: float) -> None:
+        nonlocal said
+        if clcw != said:
+            said = clcw
+            hear(clcw, now_s)
+
+    line.fop.hear = news_only  # type: ignore[method-assign]
+    for number in range(3):
+        line.fop.send(bytes((number,)), line.now_s)
+        line.turn(2)
+    assert line.arrived == [b"\0", b"\1", b"\2"]
+    assert line.fop.is_idle
+    line.fop.start(line.now_s)
+    line.fop.send(b"x", line.now_s)
+    line.turn(2)
+    assert line.arrived[3:] == [b"x"]
+
+
 def test_a_locked_receiver_is_unlocked_first() -> None:
     line = Line()
     assert not line.farm.take(100, has_room=True)

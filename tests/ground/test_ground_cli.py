@@ -165,7 +165,6 @@ def test_verb_help_explains_every_argument(capsys: pytest.CaptureFixture[str], v
     (("send", "ping", "extra"), "unrecognized arguments: extra"),
     (("send", "ping", "--timeout", "-1"), "'-1' is not a number of seconds"),
     (("send", "--scid", "1024", "ping"), "'1024' is not a whole number in 0..1023"),
-    (("show",), "required: --archive"),
     (("show", "--archive", "x", "--since", "noon"), "'noon' is neither ISO 8601 nor seconds"),
     (("show", "--archive", "x", "events", "--severity", "BAD"), "invalid choice: 'BAD'"),
 ])
@@ -388,3 +387,14 @@ def test_watch_on_a_terminal_paints_a_screen(satellite: PtySatellite, archive: P
     assert max(map(len, lines)) <= 80
     assert "! die1_c 90.0 > die_max_c 80 degC" in lines
     assert lines[0].startswith("mode SAFE  heard 0.")
+
+
+def test_a_station_is_chosen_where_the_keys_are_held(capsys: pytest.CaptureFixture[str]) -> None:
+    said = failure(capsys, 2, "send", "--station", "Inuvik", "ping")
+    assert "--station goes with --port: a ground watch seals with the keys of its own station" in said
+
+
+def test_an_archive_is_looked_for_where_watch_makes_it(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "archive ground.sqlite does not exist" in failure(capsys, 4, "show")
