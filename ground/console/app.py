@@ -315,7 +315,8 @@ class Console(App[None]):
         self._said = ""
         self._history: list[str] = []
         self._transfers: list[dict[str, Any]] = []
-        self._drawn: dict[tuple[views.Plot, int, int], tuple[Model, int, list[Line]]] = {}
+        self._drawn: dict[tuple[views.Plot, int, int], tuple[Model, float, list[Line]]] = {}
+        self._plots_owed = 0  # to this painting
 
     def compose(self) -> ComposeResult:
         """See `App`."""
@@ -346,6 +347,7 @@ class Console(App[None]):
 
     def paint(self) -> None:
         """Show the present page; lines that stayed the same are not painted."""
+        self._plots_owed = 0
         parts = list(self.screen_stack[0].query(Lines)) if self.screen_stack else []
         if len(parts) != len(_PARTS):  # not there yet, or there no more
             return
@@ -363,6 +365,8 @@ class Console(App[None]):
         except FlightError as error:  # for instance elements that are too old to predict a pass from
             self.say(str(error))
         foot.show([self._foot(width)])
+        if self._plots_owed > 1:
+            self.call_after_refresh(self.paint)
 
     def say(self, text: str) -> None:
         """Put a word into the last line until the next key."""
@@ -538,11 +542,20 @@ class Console(App[None]):
         return views.fill([(keys, "dim")], width)
 
     def _draw(self, model: Model, plot: views.Plot, width: int, rows: int) -> list[Line]:
-        """Draw a plot, or show it as it was drawn a moment ago: it moves by a dot in a minute."""
-        place, moment = (plot, width, rows), int(model.now_s / _PLOT_S)
-        if self._drawn.get(place, (None, None, []))[:2] != (model, moment):
-            self._drawn[place] = (model, moment, views.draw_now(model, plot, width, rows))
-        return self._drawn[place][2]
+        """Draw a plot, or show it as it was drawn a moment ago: it moves by a dot in a minute.
+
+        One is drawn in a painting, the next in one that follows: a key never waits for all of them.
+        """
+        place = (plot, width, rows)
+        blank: list[Line] = [[] for _ in range(rows)]
+        before, drawn_s, lines = self._drawn.get(place, (None, -math.inf, blank))
+        if before is model and 0.0 <= model.now_s - drawn_s < _PLOT_S:
+            return lines
+        if self._plots_owed == 0:
+            lines = views.draw_now(model, plot, width, rows)
+            self._drawn[place] = (model, model.now_s, lines)
+        self._plots_owed += 1
+        return lines
 
     def _body(self, width: int, rows: int) -> list[Line]:
         name, model = _PAGES[self._page], self.model

@@ -2,8 +2,8 @@
 
 Called by `make console-load` for ten minutes. A process of its own is the satellite: it sends housekeeping at a steady
 rate into a pseudo-terminal. Station, archive and the console's application run as `ground console` runs them, on a
-screen of 160x50 in memory. Exits 1 when a packet is missing anywhere, or when the 95th percentile of key press to
-painted page is 100 ms or more.
+screen of 160x50 in memory. The last line is the verdict; exits 1 when a packet is missing anywhere, or when any key
+took 100 ms or more to its painted page.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from textual.events import Key
 
 from ground.archive import Archive
+from ground.cli.console import settle
 from ground.cli.options import add_link
 from ground.console.app import Console
 from ground.console.model import Model
@@ -29,6 +30,7 @@ from ground.console.views import Status
 from ground.session import SessionThread
 
 RATE = 2000
+KEY_MS_MAX = 100.0
 _BURSTS_A_S = 50
 _SATELLITE = """
 import os, select, sys, time
@@ -78,6 +80,7 @@ def run(seconds: int, rate: int = RATE) -> dict[str, float]:
         with SessionThread(options) as session, Archive(archive, read_only=True) as reader:
             model = Model(reader)
             model.start(time.time())
+            settle()
             app = _Timed(archive, model, time.time, lambda: Status("load", *session.status))
             satellite = subprocess.Popen(
                 [sys.executable, "-c", _SATELLITE, str(master), str(seconds), str(rate), str(_BURSTS_A_S)],
@@ -122,8 +125,14 @@ def main() -> int:
     found = run(parser.parse_args().seconds)
     for name, value in found.items():
         print(f"{name:<14} {value:,.1f}")
+    lost = found["sent"] - min(found["archived"], found["shown"])
     whole = found["sent"] == found["archived"] == found["shown"] and not found["lost_frames"] and not found["bad"]
-    return int(not whole or found["key_ms_p95"] >= 100.0)
+    good = whole and found["key_ms_max"] < KEY_MS_MAX
+    print(f"{'PASS' if good else 'FAIL'}: {found['sent']:,.0f} packets at {found['packets_s']:,.0f}/s, "
+          f"{found['archived']:,.0f} archived, {found['shown']:,.0f} shown, {lost:,.0f} lost; {found['keys']:.0f} keys: "
+          f"p50 {found['key_ms_p50']:.0f} ms, p95 {found['key_ms_p95']:.0f} ms, max {found['key_ms_max']:.0f} ms, "
+          f"limit {KEY_MS_MAX:.0f} ms")
+    return int(not good)
 
 
 if __name__ == "__main__":
