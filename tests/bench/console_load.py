@@ -129,7 +129,7 @@ def main() -> int:
     whole = found["sent"] == found["archived"] == found["shown"] and not found["lost_frames"] and not found["bad"]
     good = whole and found["key_ms_max"] < KEY_MS_MAX
     print(f"{'PASS' if good else 'FAIL'}: {found['sent']:,.0f} packets at {found['packets_s']:,.0f}/s, "
-          f"{found['archived']:,.0f} archived, {found['shown']:,.0f} shown, {lost:,.0f} lost; {found['keys']:.0f} keys: "
+          f"{found['archived']:,.0f} archived, {found['shown']:,.0f} shown, {lost:,.0f} lost; {found['keys']:.0f} keys "
           f"p50 {found['key_ms_p50']:.0f} ms, p95 {found['key_ms_p95']:.0f} ms, max {found['key_ms_max']:.0f} ms, "
           f"limit {KEY_MS_MAX:.0f} ms")
     return int(not good)
