@@ -51,6 +51,9 @@ _AMOUNTS: Final[dict[tuple[str, str], tuple[float, float]]] = {
 _OF_RANGE: Final = {"sensor.bias": (-0.2, 0.2), "sensor.drift": (-0.5, 0.5), "sensor.noise": (0.0, 0.05)}
 """Amounts as shares of the sensor's own range (for a drift: an hour's)."""
 
+_TOLD_BY: Final[dict[str, str]] = {"board.clock_step": "clock_stepped", "plant.eclipse_early": "sun_missing"}
+"""Events that are of one kind of fault and name no target."""
+
 _OVERDRAWS: Final = frozenset({"plant.latch_up", "job.overdraw"})
 """Faults that show on board as a draw of the job that is on the node."""
 
@@ -133,15 +136,15 @@ def _notices(span: FaultSpan, flown: Flight, healthy: Flight | None) -> set[str]
     usual = {event.name for event in _in_time(healthy, span)} if healthy is not None else None
     for event in _in_time(flown, span):
         names_it = span.target and span.target in (str(arg) for arg in event.args) and (
-            span.kind.startswith("sensor.") or event.name.startswith(("node", "job", "cap")))
+            event.severity > Severity.INFO) and (
+            span.kind.startswith("sensor.") or event.name.startswith(("node", "job")))
         restarted = event.name in ("boot", "tick_overrun") and span.kind.startswith("board.")
-        stepped = event.name == "clock_stepped" and span.kind == "board.clock_step"
         its_job = event.name == "job_overdraws" and span.kind in _OVERDRAWS and any(
             bar.job_id == event.args[0] and str(bar.node) == span.target
             and bar.from_s < span.to_s + 1.0 and span.from_s < bar.to_s for bar in flown.logbook.bars)
         storage = event.name in ("store_failed", "tick_failed", "recording_ended") and span.kind.startswith("board.")
         new = usual is not None and event.severity > Severity.INFO and event.name not in usual
-        if names_it or restarted or stepped or its_job or storage or new:
+        if names_it or restarted or its_job or storage or new or event.name == _TOLD_BY.get(span.kind):
             found.add(event.name)
     if span.kind.startswith("link."):
         found |= {name for name in ("telemetry_frames_bad", "telemetry_frames_lost", "telemetry_gaps",

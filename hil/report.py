@@ -10,7 +10,7 @@ import io
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from matplotlib.ticker import MaxNLocator
 
 from flightsw.dictionary.events import Severity
 from flightsw.state import JobState
+from hil import random_faults
+from hil.faults import LIBRARY
 from hil.provenance import commit, config_hash
 from hil.run import Flight, JobHistory, refusals, stretches
 from hil.verdict import Closure, Finding, Verdict, matrix
@@ -38,6 +40,8 @@ _WIDTH_IN = 10.6
 _BLUE, _ORANGE, _GREEN, _RED, _SKY, _PINK, _GREY, _INK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8a8f98", "#1f2933")
 _NIGHT = "#dde3ec"
+_SHADES = ("grey is eclipse", "blue marks on top are ground contacts",
+           "an orange line is where a fault began, the bar below it how long it lasted")
 _STYLE: Any = {  # Any: matplotlib types the keys of its settings in its own way, which changes
     "svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif", "font.size": 9,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": _GREY, "axes.labelcolor": _INK,
@@ -142,8 +146,8 @@ pre { background: #f6f8fb; border: 1px solid #dde3ec; border-radius: 6px; paddin
 def _page(flown: Flight) -> str:
     scenario, m = flown.scenario, flown.metrics
     figures = (
-        ("Charge", "True state of charge of the battery, and what the flight software expected at the dots, "
-         "nominal and at worst.", _draw_charge, 1.8),
+        ("Charge", "Blue: true state of charge. Dashed: what the flight software expected when it made each forecast "
+         "(dot); the shade reaches down to its worst case.", _draw_charge, 2.1),
         ("Power", "What the array gives, what all loads and the compute nodes draw, and the plan's budget for them.",
          _draw_power, 2.6),
         ("Temperatures", "Hottest junction of all nodes, cold plate, radiator and battery, with their limits.",
@@ -163,8 +167,8 @@ def _page(flown: Flight) -> str:
         "<h2>Requirements</h2>", _requirements(flown),
         "<h2>Checks</h2>", _checks(flown),
         *(("<h2>Faults</h2>", _faults(flown)) if flown.spans or scenario.faults else ()),
-        f"<p class=soft>In all plots: grey is eclipse, blue marks on top are ground contacts"
-        f"{', orange is a fault' if flown.spans else ''}; time runs in hours since the start.</p>",
+        f"<p class=soft>In all plots: {', '.join(_SHADES if flown.spans else _SHADES[:2])}; time runs in hours since "
+        "the start.</p>",
         *(_figure(flown, *figure) for figure in figures),
         "<h2>Limits</h2>", _limits(flown),
         "<div class=two>",
@@ -266,13 +270,28 @@ def _margin(finding: Finding) -> str:
 
 
 def _faults(flown: Flight) -> str:
-    """What was injected, and what of it did not begin."""
+    """What was injected, how much of it, and who noticed; and what of it did not begin."""
+    steps = {step.id: step for step in flown.scenario.faults}
     began = {span.id for span in flown.spans}
-    rows = [((span.id, f"{span.kind} {span.target}".rstrip(), f"T+{span.from_s:,.0f} s",
-              f"{span.to_s - span.from_s:,.0f} s"), False) for span in flown.spans]
-    rows += [((step.id, f"{step.kind} {step.target}".rstrip(), "did not begin", ""), True)
-             for step in flown.scenario.faults if step.id not in began]
-    return _table(("fault", "kind and target", "began", "lasted"), rows, left=2)
+    rows = []
+    for span, outcome in sorted(zip(flown.spans, random_faults.outcomes(flown), strict=True),
+                                key=lambda pair: pair[0].from_s):
+        told = ", ".join(outcome.noticed_by) or ("nothing; no limit, promise or tick was lost" if outcome.is_harmless
+                                                 else "nothing that names it")
+        for_good = span.to_s >= flown.scenario.duration_s - 1.0
+        rows.append(((span.id, _what(span.kind, span.target, steps[span.id].values if span.id in steps else {}), told,
+                      f"T+{span.from_s:,.0f} s", "to the end" if for_good else f"{span.to_s - span.from_s:,.0f} s"),
+                     False))
+    rows += [((step.id, _what(step.kind, step.target, step.values), "", "did not begin", ""), True)
+             for step in steps.values() if step.id not in began]
+    return _table(("fault", "what", "told on board by", "began", "lasted"), rows, left=3)
+
+
+def _what(kind: str, target: str, values: Mapping[str, float]) -> str:
+    """Return kind, target and amounts of a fault in words."""
+    units = {param.name: param.unit for param in LIBRARY[kind].params} if kind in LIBRARY else {}
+    amounts = ", ".join(f"{name} {value:.4g} {units.get(name, '')}".rstrip() for name, value in values.items())
+    return f"{kind} {target}".rstrip() + (f": {amounts}" if amounts else "")
 
 
 def _tiles(flown: Flight) -> str:
@@ -460,9 +479,12 @@ def _shade(axes: Axes, flown: Flight) -> None:
     """Eclipses and faults behind the curves, contacts as marks on top."""
     for dark in stretches(flown.lit_frac < 0.5):
         axes.axvspan(dark.from_s / 3600.0, dark.to_s / 3600.0, color=_NIGHT, zorder=0, lw=0)
-    for span in flown.spans:
-        axes.axvspan(span.from_s / 3600.0, span.to_s / 3600.0, color=_ORANGE, alpha=0.10, zorder=0, lw=0)
+    spans = sorted(flown.spans, key=lambda span: span.from_s)
+    for i, span in enumerate(spans):
+        lane = sum(before.to_s > span.from_s for before in spans[:i])
         axes.axvline(span.from_s / 3600.0, color=_ORANGE, lw=0.9, zorder=1)
+        axes.axvspan(span.from_s / 3600.0, span.to_s / 3600.0, 0.03 * lane, 0.03 * lane + 0.02, color=_ORANGE,
+                     alpha=0.8, lw=0, zorder=1.5)
     if flown.scenario.link.contact == "passes":
         across = axes.get_xaxis_transform()
         for contact in flown.contacts:
@@ -519,8 +541,8 @@ def _draw_charge(axes: Axes, flown: Flight) -> None:
     axes.set_ylim(min(float(charge.min()), floor) - 2.0, 101.0)
     axes.set_ylabel("charge, %")
     for span in flown.spans:
-        axes.annotate(span.id, (span.from_s / 3600.0, 0.0), xycoords=("data", "axes fraction"), xytext=(2, 3),
-                      textcoords="offset points", rotation=90, va="bottom", ha="left", fontsize=7, color="#8a5a00")
+        axes.annotate(span.id, (span.from_s / 3600.0, 1.0), xycoords=("data", "axes fraction"), xytext=(2, -3),
+                      textcoords="offset points", rotation=90, va="top", ha="left", fontsize=7, color="#8a5a00")
 
 
 def _draw_power(axes: Axes, flown: Flight) -> None:

@@ -262,6 +262,13 @@ def test_events_are_in_time_by_the_rigs_clock_whatever_the_boards_has_done():
     assert [each.noticed_by for each in random_faults.outcomes(flown)] == [("sensor_lost",), ("clock_stepped",)]
 
 
+def test_what_happens_every_day_is_no_notice_whatever_it_names():
+    flown = Flown([Entry("job_started", 930.0, 1000002, 2, severity=1), Entry("sun_missing", 930.0)])
+    flown.spans = [FaultSpan("f", "plant.latch_up", "2", 900.0, 960.0),
+                   FaultSpan("g", "plant.eclipse_early", "", 900.0, 960.0)]
+    assert [each.noticed_by for each in random_faults.outcomes(flown)] == [(), ("sun_missing",)]
+
+
 def test_a_fault_that_nothing_told_of_is_flown_alone(monkeypatch):
     """Two faults, one of which crossed a limit: of the other, alone, everything is well."""
     scenario = random_faults.add(load(find("campaign_iss"), duration="2000 s"), 2)

@@ -7,12 +7,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from flightsw.dictionary.events import Severity
+from ground.archive import EventEntry
 from hil import junit, report, run
 from hil.__main__ import main
 from hil.inject import FaultSpan
 from hil.provenance import config_hash
 from hil.report import envelope
-from hil.scenario import find, load
+from hil.scenario import FaultStep, find, load
 from hil.verdict import Finding, Verdict
 
 
@@ -161,3 +163,18 @@ def test_the_command_line_makes_a_whole_run(tmp_path, capsys):
     assert ElementTree.parse(tmp_path / "latest" / "junit.xml").getroot().get("failures") == "0"
     assert "seed 5" in said.out
     assert said.err == ""  # no progress bar where nobody watches
+
+
+def test_the_table_of_faults_says_how_much_and_who_noticed(flown):
+    span = FaultSpan("gauge", "sensor.bias", "plate_c", 60.0, 120.0)
+    step = FaultStep("gauge", "sensor.bias", "plate_c", {"amount": 4.0}, None, 60.0)
+    never = FaultStep("later", "plant.string_lost", "", {"lost_frac": 0.25}, None, 60.0)
+    hurt = dataclasses.replace(flown, spans=(span,), scenario=dataclasses.replace(flown.scenario, faults=(step, never)))
+    said = report._faults(hurt)
+    assert "sensor.bias plate_c: amount 4 its unit" in said
+    assert "nothing; no limit, promise or tick was lost" in said
+    assert "60 s" in said
+    assert "plant.string_lost: lost_frac 0.25 frac" in said
+    assert "did not begin" in said
+    told = EventEntry(flown.start_unix_s + 70.0, 0.0, 13, "sensor_lost", Severity.MEDIUM, "", ("plate_c", "STALE"))
+    assert "sensor_lost" in report._faults(dataclasses.replace(hurt, events=(told,)))
