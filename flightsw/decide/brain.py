@@ -53,6 +53,7 @@ from flightsw.state import (
     Refusal,
     RefusalReason,
     Request,
+    SendReport,
     SetMode,
     SetParameter,
     StartSequence,
@@ -143,6 +144,7 @@ class Brain:
         self._dispatched_s = -1e9
         self._credit_j = 0.0
         self._heard_s: float | None = None
+        self._time_told_s = -math.inf
         self._blind = False
         self._shaded = False
         self._guardian_answers = True
@@ -281,6 +283,10 @@ class Brain:
         if inputs.files:
             standing.load(inputs.files, self._authority.may_send, turn.standing)
         obt_s = now_s + self._forecaster.start_unix_s
+        period_s = self.parameters["time_report_s"]
+        if period_s and now_s - self._time_told_s >= period_s:
+            self._time_told_s = now_s
+            turn.effects.append(SendReport("time", (obt_s, now_s, standing.orders.clock_correction_s)))
         for due in standing.due(now_s, obt_s, self.parameters["schedule_late_s"], turn.standing):
             if due.sequence and due.sequence not in standing.running:
                 continue  # stopped by a command before it

@@ -519,6 +519,14 @@ CORRECTION_MAX_S = 86_400.0
 """The most that commands may have added to on-board time in all; the orbit is forecast from it."""
 
 
+@telecommand("time.rate", 9, 1, Arg("exponent", "u8", "", 0, 255, "0 to 11; 255 for none."))
+def _time_rate(_context: Context, exponent: int) -> tuple[Effect, ...] | Rejection:
+    """Report the time every 2^exponent seconds by itself: parameter time_report_s."""
+    if 11 < exponent < 255:
+        return Rejection(FailureCode.BAD_ARGUMENTS, f"exponent = {exponent} outside 0..11 and 255")
+    return (SetParameter("time_report_s", 0.0 if exponent == 255 else 2.0**exponent),)
+
+
 @telecommand("time.report", 9, 128)
 def _time_report(context: Context) -> tuple[Effect, ...]:
     """Report on-board time and the clock that it is made of, to correlate it with the ground's."""

@@ -50,6 +50,7 @@ PARAMETERS: tuple[Parameter, ...] = (
               "Time between samples of the points that monitoring definitions watch."),
     Parameter(19, "arm_valid_s", "s", 60.0, 5.0, 600.0, "A hazardous command must follow its arming within this time."),
     Parameter(20, "key_trial_s", "s", 600.0, 10.0, 86400.0, "A key on trial is taken back unless confirmed by then."),
+    Parameter(21, "time_report_s", "s", 0.0, 0.0, 3600.0, "Time between reports of on-board time; 0 for none."),
 )
 
 BY_NAME: dict[str, Parameter] = {row.name: row for row in PARAMETERS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -380,6 +381,20 @@ def test_on_board_time_is_set_within_bounds_and_kept(launch: Launch, tmp_path: P
     assert again.heard.packets[-1].obt_s - START_S == pytest.approx(again.now_s + 997.5)
     assert again.heard.named("stored_command_done") == [
         Event("stored_command_done", ("schedule 2", "hk.report 4"))]
+
+
+def test_the_time_is_reported_by_itself_at_the_rate_asked_for(flight: Flight) -> None:
+    flight.fly(5)
+    assert reports(flight, "time") == []
+    refused, taken = flight.command("time.rate", 12), flight.command("time.rate", 2)
+    flight.fly(13)
+    told = [args[1] for args in reports(flight, "time")]
+    assert [after - before for before, after in itertools.pairwise(told)] == [4.0] * (len(told) - 1)
+    assert len(told) in {3, 4}
+    assert (flight.stages(refused), flight.stages(taken)) == ([2], [1, 7])
+    flight.command("time.rate", 255)
+    flight.fly(10)
+    assert len(reports(flight, "time")) == len(told)
 
 
 def test_time_may_only_be_moved_a_little_while_computing(flight: Flight) -> None:
