@@ -397,10 +397,9 @@ def job_line(model: Model, job: Job, width: int) -> Line:
     when = f"by {time_text(due)}" if due is not None else f"at {time_text(job.obt_s)}"
     node = f"node {job.node}" if job.node is not None and job.state == "running" else ""
     text = job.text.removeprefix("Promise of ").removeprefix("Job ").removeprefix("job ").partition(" ")[2]
-    text = text.removeprefix(f"{job.state}: ") if job.state != "running" else ""
+    text = text.removeprefix(job.state).lstrip(":, ") if job.state != "running" else ""
     return cut([(f"{job.state:<9} ", _JOB_STYLE.get(job.state, "")), (f"{job.job_id:>10} ", BOLD),
-                (f"{_name(model, job)[:16]:<16} ", PLAIN), (f"{when} ", PLAIN), (f"{node:<7}", "green"),
-                (text, DIM)], width)
+                (f"{_name(model, job)[:16]:<16} ", PLAIN), (f"{when} ", PLAIN), (node, "green"), (text, DIM)], width)
 
 
 def _name(model: Model, job: Job) -> str:
@@ -427,8 +426,8 @@ def chosen(lines: Sequence[Line], index: int, detail: str, width: int, rows: int
     wrapped = textwrap.wrap("".join(c if c.isprintable() else "?" for c in detail), width - 2)[:4] or [""]
     room = max(1, rows - len(wrapped) - 1)
     first = max(0, min(index - room // 2, len(lines) - room))
-    shown = [fill([(text, f"{style} reverse".strip()) for text, style in fill(line, width)], width)
-             if i == index else line for i, line in enumerate(lines[first : first + room], start=first)]
+    shown = [[(text, "reverse") for text, _ in fill(line, width)] if i == index else line
+             for i, line in enumerate(lines[first : first + room], start=first)]
     shown += [[] for _ in range(room - len(shown))]
     return [*shown, rule(f"{index + 1} of {len(lines)}" if lines else "none", width),
             *([(f" {text}", PLAIN)] for text in wrapped)]
