@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills forge files metering hostile policy-day realtime emulated-image emulated campaign selftest channels governor-search fuzz archive-year compression docs build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills forge files metering hostile policy-day realtime emulated-image emulated campaign selftest channels governor-search fuzz ground-kills archive-year console-load compression docs build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ docs: $(READY) ## write docs/dictionary.md out of the dictionary
 
 console-load: $(READY) ## 2,000 packets/s for ten minutes into archive and console, none lost, keys timed meanwhile
 	@$(BIN)/python tests/bench/console_load.py
+
+ground-kills: $(READY) ## kill the ground 200 times at random moments; no packet that was shown may be lost
+	@$(BIN)/python -m pytest -m long -s tests/ground/test_session.py
 
 build: $(READY) ## compile the C kernels and the guardian
 
