@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,12 +156,63 @@ def test_full_disk_is_told_by_the_session_and_passes(adapter: Adapter, tmp_path:
         assert len(session.archive.samples("sun_frac")) == 200
 
 
+FULL = """
+import contextlib, sys
+from pathlib import Path
+import test_session as desk
+from ground.session import Session
+folder = Path(sys.argv[1])
+adapter = desk.Adapter(folder.parent / "ttyUSB0")
+adapter.plug()
+satellite, sent = desk.TinySatellite(), 0
+def hear(session, count):
+    global sent
+    for _ in range(count):
+        adapter.feed(desk.report(satellite, float(sent)))
+        sent += 1
+        session.turn()
+    desk.turn_until(session, lambda: session.station.packets == sent)
+with Session(desk.options(adapter.name, folder / "a.sqlite")) as session:
+    hear(session, 20)
+    desk.turn_until(session, lambda: session.archive.pending == 0)
+    room = folder / "room"
+    with room.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    while not desk.trouble(session):
+        hear(session, 20)
+    print(desk.trouble(session))
+    hear(session, 100)
+    room.unlink()
+    desk.turn_until(session, lambda: not desk.trouble(session) and session.archive.pending == 0)
+    print(len(session.archive.samples("sun_frac")) == sent, session.archive.lost_packets)
+"""
+
+
+def test_a_file_system_without_room_is_told_and_loses_nothing(tmp_path: Path) -> None:
+    """A real one of 1 MiB, in a name space of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    space = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=1m none "$0" && exec "$@"', str(folder)]
+    if shutil.which("unshare") is None or subprocess.run([*space, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs a mount name space of its own")
+    done = subprocess.run([*space, sys.executable, "-c", FULL, str(folder)], capture_output=True, text=True, timeout=60,
+                          check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)})
+    assert done.returncode == 0, done.stderr
+    told, whole = done.stdout.splitlines()
+    assert "cannot be written" in told
+    assert "full" in told
+    assert whole == "True 0"
+
+
 KILLED = """
 import sys, threading, time
 from pathlib import Path
 from ground.archive import Archive
 from ground.console.model import Model
 import test_session
+from ground import archive
+archive.SEAL_PACKETS = 8  # sealed at every moment
 from ground.session import SessionThread
 path = Path(sys.argv[2])
 with SessionThread(test_session.options(sys.argv[1], path)), Archive(path, read_only=True) as reader:
@@ -171,15 +224,16 @@ with SessionThread(test_session.options(sys.argv[1], path)), Archive(path, read_
 """
 
 
-@pytest.mark.parametrize("after", [1, 60])
-def test_nothing_that_a_console_showed_is_lost_by_sigkill(tmp_path: Path, after: int) -> None:
-    archive = tmp_path / "a.sqlite"
+def kill(folder: Path, after: int, later_s: float = 0.0) -> int:
+    """Kill the ground `later_s` after it showed something `after` times; return the packets that had been shown."""
+    archive = folder / "a.sqlite"
     with PtySatellite(has_keys=False) as satellite:
         process = subprocess.Popen([sys.executable, "-c", KILLED, satellite.port, str(archive)], stdout=subprocess.PIPE,
                                    stderr=subprocess.DEVNULL, text=True,
                                    env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)})
         assert process.stdout is not None
         shown = [process.stdout.readline() for _ in range(after)]
+        time.sleep(later_s)
         process.send_signal(signal.SIGKILL)
         shown += process.stdout.readlines()
         process.stdout.close()
@@ -188,6 +242,24 @@ def test_nothing_that_a_console_showed_is_lost_by_sigkill(tmp_path: Path, after:
     with Archive(archive, read_only=True) as reader:
         assert [row.packet_id for row in reader.packets()][:last] == list(range(1, last + 1))
         assert reader.examine()
+    return last
+
+
+@pytest.mark.parametrize("after", [1, 60])
+def test_nothing_that_a_console_showed_is_lost_by_sigkill(tmp_path: Path, after: int) -> None:
+    assert kill(tmp_path, after) > 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_nothing_that_a_console_showed_is_lost_by_two_hundred_kills(tmp_path: Path) -> None:
+    """At random moments of one archive that goes on: in a commit, while a block is made, between the two."""
+    chance, before = random.Random(7), 0
+    for _ in range(200):
+        last = kill(tmp_path, 1, chance.uniform(0.0, 1.0))
+        assert last >= before
+        before = last
+    print(f"200 kills, {before} packets shown, none lost")
 
 
 def test_screen_that_hangs_holds_no_packet_up(tmp_path: Path) -> None:
