@@ -46,6 +46,7 @@ _SWEPT: Final[dict[str, tuple[str, str]]] = {
     "radiator_m2": ("thermal", "radiator_area_m2"),
 }
 """What a sweep may change: table and key of the mission; the truth changes by the same ratio."""
+_SIZE_WORDS: Final = {"battery_wh": "battery, Wh", "array_m2": "array, m²", "radiator_m2": "radiator, m²"}
 
 Line = dict[str, Any]  # Any: JSON values
 
@@ -313,23 +314,31 @@ def sizing(lines: Sequence[Line], names: Sequence[str]) -> list[str]:
 
 
 def plot_sizing(lines: Sequence[Line], names: Sequence[str], path: Path) -> None:
-    """Draw the work an orbit over the first size, a curve for each of the others, with the spread over seeds."""
+    """Draw the work an orbit and the least charge over the first size, a curve for each of the others; shades reach
+    over the seeds, and a red cross is a run that crossed a limit.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415 # an extra
 
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(7.0, 6.2), layout="constrained")
+    work, charge = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     flown = [line for line in lines if "orbits" in line]
     for rest in sorted({tuple(line[name] for name in names[1:]) for line in flown}):
         mine = [line for line in flown if tuple(line[name] for name in names[1:]) == rest]
         sizes = sorted({line[names[0]] for line in mine})
-        work = [[line["work_finished_units"] / line["orbits"] for line in mine if line[names[0]] == size]
-                for size in sizes]
-        label = ", ".join(f"{name} {size:g}" for name, size in zip(names[1:], rest, strict=True))
-        axes.plot(sizes, [float(np.mean(each)) for each in work], marker="o", label=label or "mean of the seeds")
-        axes.fill_between(sizes, [min(each) for each in work], [max(each) for each in work], alpha=0.2)
-    axes.set(xlabel=names[0], ylabel="work finished, node-seconds an orbit")
-    axes.grid(alpha=0.3)
-    axes.legend()
+        label = "; ".join(f"{_SIZE_WORDS[name]}: {size:g}" for name, size in zip(names[1:], rest, strict=True))
+        for axes, key in ((work, "work_finished_units"), (charge, "battery_soc_frac_min")):
+            found = [[line[key] / line["orbits"] if axes is work else 100.0 * line[key]
+                      for line in mine if line[names[0]] == size] for size in sizes]
+            axes.plot(sizes, [float(np.mean(each)) for each in found], marker="o", label=label or "mean of the seeds")
+            axes.fill_between(sizes, [min(each) for each in found], [max(each) for each in found], alpha=0.2)
+    crossed = [line for line in flown if line["limits_crossed"]]
+    charge.plot([line[names[0]] for line in crossed], [100.0 * line["battery_soc_frac_min"] for line in crossed],
+                ls="none", marker="x", color="red", label="crossed a limit" if crossed else None)
+    work.set(ylabel="work finished, node-seconds an orbit", ylim=(0.0, None))
+    charge.set(xlabel=_SIZE_WORDS[names[0]], ylabel="least charge, %")
+    for axes in (work, charge):
+        axes.grid(alpha=0.3)
+    work.legend(loc="lower right")
     figure.savefig(path)
 
 

@@ -136,8 +136,8 @@ def _notices(span: FaultSpan, flown: Flight, healthy: Flight | None) -> set[str]
     usual = {event.name for event in _in_time(healthy, span)} if healthy is not None else None
     for event in _in_time(flown, span):
         names_it = span.target and span.target in (str(arg) for arg in event.args) and (
-            event.severity > Severity.INFO) and (
-            span.kind.startswith("sensor.") or event.name.startswith(("node", "job")))
+            span.kind.startswith("sensor.")
+            or (event.severity > Severity.INFO and event.name.startswith(("node", "job"))))
         restarted = event.name in ("boot", "tick_overrun") and span.kind.startswith("board.")
         its_job = event.name == "job_overdraws" and span.kind in _OVERDRAWS and any(
             bar.job_id == event.args[0] and str(bar.node) == span.target

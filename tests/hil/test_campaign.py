@@ -200,7 +200,10 @@ def test_a_sweep_resizes_truth_and_belief_alike_and_is_summed_up():
 def test_a_sweep_draws_a_plot(tmp_path):
     lines = [line(battery_wh=wh, array_m2=a, work_finished_units=wh * a) for wh in (100.0, 200.0) for a in (0.5, 1.0)]
     campaign.plot_sizing(lines, ["battery_wh", "array_m2"], tmp_path / "plot.svg")
-    assert "battery_wh" in (tmp_path / "plot.svg").read_text()
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert "<!-- battery, Wh -->" in drawn
+    assert "<!-- least charge, % -->" in drawn
+    assert "<!-- array, m²: 0.5 -->" in drawn
 
 
 @pytest.mark.parametrize(("words", "complaint"), [
