@@ -23,6 +23,7 @@ from ground.session import SessionThread
 _RATES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _JUMP_S = 60.0
 _TURN_S = 0.001
+_ASK_S = 1.0  # between questions whether somebody owns the port
 
 
 def add_command(commands: Commands) -> None:
@@ -70,16 +71,22 @@ def _console(options: argparse.Namespace) -> int:
         from ground.console.model import Model  # noqa: PLC0415
         from ground.console.views import Status  # noqa: PLC0415
 
+        clock = MonotonicClock(start_s=time.time())  # a clock that is set meanwhile moves no age
+        asked_s, alone = -math.inf, ""
+
         def status() -> Status:
+            nonlocal asked_s, alone
             if session is not None:
                 return Status(f"{options.port} {options.baud}", *session.status)
-            alone = "" if is_watched(options.archive) else "nobody owns the port: start ground watch or console --port"
+            if clock.now_s() - asked_s >= _ASK_S:
+                asked_s = clock.now_s()
+                alone = "" if is_watched(options.archive) else (
+                    "nobody owns the port: start ground watch or console --port")
             return Status(f"following {options.archive.name}", alone, mode="following")
 
         model = Model(stack.enter_context(Archive(options.archive, read_only=True)), sky,
                       by_satellite=options.passes_by == "satellite")
         model.start(time.time())
-        clock = MonotonicClock(start_s=time.time())  # a clock that is set meanwhile moves no age
         settle()
         Console(options.archive, model, clock.now_s, status).run()
         print(f"to see it again: {_replay_line(options)}")
