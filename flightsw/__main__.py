@@ -476,6 +476,7 @@ def _audit(options: argparse.Namespace) -> int:
 def _check_sandbox() -> int:
     """Attack this machine's sandbox; trouble when an attack gets through."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        Path(folder).chmod(0o711)  # jobs are other users, and pass through
         sandbox = probe(Path(folder), Path(sys.executable))
         stack.callback(sandbox.close)
         attacked = run_self_test(sandbox, Path(folder), Path(sys.executable), MonotonicClock())

@@ -182,6 +182,24 @@ def test_sealing_takes_many_short_steps(tmp_path: Path) -> None:
         list(vault.unsealing_file(1, "other", tmp_path / "sealed", tmp_path / "back"))
 
 
+@pytest.mark.parametrize(("result", "same"), [("data", True), ("os.urandom(8)", False)])
+def test_a_bundle_that_asks_for_it_is_run_twice_and_silent_corruption_is_found(
+    tmp_path: Path, result: str, same: bool
+) -> None:
+    """From the signed manifest to the job's end, sealed inputs and all."""
+    program = ("import os\ndata = open('in/data', 'rb').read()\nprint('ran', flush=True)\n"
+               f"open('out/result', 'wb').write({result})\n")
+    board = Board(tmp_path / "state", SECRET, program, '[integrity]\nrerun = "duplicate"\n')
+    assert board.spec.work_units == 80.0, "twice the work is declared to the planner"
+    (end,) = board.until(lambda found: any(p.ended for p in found))
+    assert end.succeeded == same
+    assert end.detail.startswith("SHA-256 " if same else "two runs differ: SHA-256 ")
+    board.finish(JobState.FINISHED if same else JobState.FAILED)
+    assert board.lies_open() == []
+    board.jobs.close()
+    board.custody.close()
+
+
 def test_a_job_that_swaps_its_inputs_for_links_gets_no_second_run(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     for name in ("job.py", "data", "sdk.py"):

@@ -163,6 +163,7 @@ def test_data_policy_and_integrity_are_read_or_have_their_defaults() -> None:
     assert plain.data == DataPolicy(owner="Example")
     assert plain.integrity == Integrity(Rerun.NONE, 0.0)
     manifest = parse(GOOD + DATA + '[integrity]\nrerun = "sampled"\nsample_frac = 0.1\n')
+    assert 150 < sum(manifest.runs(number) == 2 for number in range(2_000)) < 250
     assert manifest.data == DataPolicy(DataClass.RESTRICTED, "Example", (), ("EU",), ("Svalbard",), 3600.0, True, True)
     assert manifest.integrity == Integrity(Rerun.SAMPLED, 0.1)
     assert parse(GOOD + '[integrity]\nrerun = "duplicate"\n').integrity == Integrity(Rerun.DUPLICATE, 1.0)
