@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from flightsw.clock import MonotonicClock
-from flightsw.errors import LinkError, StoreError
+from flightsw.errors import BoardError, LinkError, StoreError
 from ground import passes
 from ground.archive import Archive
 from ground.cli.options import EXIT_COMPLETED, EXIT_TEXT, EXIT_TROUBLE, Commands, add_link, instant, whole
@@ -64,7 +64,7 @@ def _console(options: argparse.Namespace) -> int:
         return EXIT_TROUBLE
     sky = passes.load(options.mission) if options.mission else None
     with ExitStack() as stack:
-        session = stack.enter_context(SessionThread(options)) if options.port else None
+        session = stack.enter_context(_session(options)) if options.port else None
         if options.web:
             return _serve(options)
         from ground.console.app import Console  # noqa: PLC0415 # an extra: only the console needs it
@@ -91,6 +91,15 @@ def _console(options: argparse.Namespace) -> int:
         Console(options.archive, model, clock.now_s, status).run()
         print(f"to see it again: {_replay_line(options)}")
         return EXIT_TROUBLE if session is not None and session.status.trouble else EXIT_COMPLETED
+
+
+def _session(options: argparse.Namespace) -> SessionThread:
+    try:
+        return SessionThread(options)
+    except (BoardError, StoreError) as error:
+        if is_watched(options.archive):  # by another console, of which this one wants a second screen
+            raise type(error)(f"{error}; without --port this console follows it") from error
+        raise
 
 
 def settle() -> None:

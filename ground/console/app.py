@@ -40,6 +40,7 @@ from ground.station import CommandState
 from ground.watch import command_text, utc_text
 
 REFRESH_S = 0.2
+_SAID_TICKS = 100  # 20 s
 _PAGES = ("overview", "values", "plots", "jobs", "events", "commands", "passes", "files")
 _PARTS = ("head", "tabs", "body", "foot")
 _PLOT_S = 2.0  # between drawings of a plot
@@ -312,7 +313,7 @@ class Console(App[None]):
         self._page = 0
         self._tops = dict.fromkeys(_PAGES, 0)
         self._severity = Severity.INFO
-        self._said = ""
+        self._said, self._said_ticks = "", 0
         self._history: list[str] = []
         self._transfers: list[dict[str, Any]] = []
         self._drawn: dict[tuple[views.Plot, int, int], tuple[Model, float, list[Line]]] = {}
@@ -335,6 +336,9 @@ class Console(App[None]):
 
     def tick(self) -> None:
         """Take in what came, and paint."""
+        self._said_ticks -= 1
+        if not self._said_ticks:
+            self._said = ""
         newest = self.model.events[-1].event_id if self.model.events else 0
         try:
             self.model.refresh(self._clock())
@@ -369,8 +373,8 @@ class Console(App[None]):
             self.call_after_refresh(self.paint)
 
     def say(self, text: str) -> None:
-        """Put a word into the last line until the next key."""
-        self._said = text
+        """Put a word into the last line until the next key, for a while at most."""
+        self._said, self._said_ticks = text, _SAID_TICKS
 
     # -- keys
 

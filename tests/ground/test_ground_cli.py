@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import pty
@@ -277,6 +278,10 @@ def test_second_watch_is_refused_while_the_first_runs(satellite: PtySatellite, a
         same_archive = ground("watch", "--port", other.port, "--archive", archive, "--security", "clear")
         assert same_archive.returncode == 4
         assert "another ground watch is using it" in same_archive.stderr
+        if importlib.util.find_spec("textual") is not None:
+            console = ground("console", "--port", satellite.port, "--archive", archive)
+            assert console.returncode == 4
+            assert "without --port this console follows it" in console.stderr
         assert ground("send", "--archive", archive, "ping").returncode == 0  # the first still serves
 
 
