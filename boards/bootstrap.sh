@@ -2,10 +2,12 @@
 # Sets up .venv with the flight software, the rig and the ground station in it. Called by the Makefile.
 # What Debian splits off its python3 (pip for new environments, the C headers) is taken from Debian's own
 # packages without installing them, so that python3, gcc and make are all that must be there.
+# EXTRAS= sets up the flight software alone, as a board needs it.
 set -eu
 
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
+EXTRAS=${EXTRAS-[hil,console,dev]}
 PARTS="$VENV/debian"
 
 say() { printf '%s\n' "$*" >&2; }
@@ -55,7 +57,7 @@ fi
 
 say "installing (this takes a minute the first time)"
 log="$VENV/setup.log"
-if ! "$VENV/bin/pip" --disable-pip-version-check -q install --editable '.[hil,console,dev]' >"$log" 2>&1; then
+if ! "$VENV/bin/pip" --disable-pip-version-check -q install --editable ".$EXTRAS" >"$log" 2>&1; then
     cat "$log" >&2
     stop "pip failed; the lines above say why ($log)"
 fi

@@ -4,8 +4,9 @@
 set -eu
 
 BOARD=$1
-FILES=$2
+FILES=$(cd "$2" && pwd)
 TRIES=60
+cd "$(dirname "$0")/../.."
 
 until ssh -o ConnectTimeout=2 -o BatchMode=yes "$BOARD" true 2>/dev/null; do
     TRIES=$((TRIES - 1))
@@ -14,7 +15,7 @@ until ssh -o ConnectTimeout=2 -o BatchMode=yes "$BOARD" true 2>/dev/null; do
 done
 rsync -a --delete --exclude .git --exclude .venv --exclude build --exclude out --exclude '*.so' --exclude _bin \
     ./ "$BOARD:flight/"
-ssh "$BOARD" 'sudo systemctl stop flightsw-rig 2>/dev/null; rm -rf run; cd flight && make -s build'
+ssh "$BOARD" 'sudo systemctl stop flightsw-rig 2>/dev/null; rm -rf run; cd flight && EXTRAS= make -s build'
 rsync -a "$FILES/" "$BOARD:run/"
 ssh "$BOARD" 'sed "s|@HOME@|$HOME|g; s|@USER@|$USER|g" flight/boards/raspberry_pi/flightsw-rig.service |
     sudo tee /etc/systemd/system/flightsw-rig.service >/dev/null
