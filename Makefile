@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 C_SOURCES := $(wildcard c_kernels/include/*.h c_kernels/src/*.c c_kernels/src/*.h c_kernels/guardian/*.c) c_kernels/build.py
 
-.PHONY: help run test check bench bench-admission job-kills forge files metering hostile policy-day realtime emulated-image emulated campaign selftest channels governor-search fuzz ground-kills archive-year console-load compression docs build aarch64 clean
+.PHONY: help run test check bench bench-admission job-kills forge flood files metering hostile policy-day realtime emulated-image emulated campaign selftest channels governor-search fuzz ground-kills archive-year console-load compression docs build aarch64 clean
 
 help: ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ files: $(READY) ## send 1 MiB both ways over the emulated line: rates, bit error
 forge: $(READY) ## attack the sealed uplink with 1,000,000 frames; none is accepted, no state moves
 	@$(BIN)/python tests/flightsw/forge_frames.py 1000000
 
+flood: $(READY) ## flood the flight program's uplink at line rate for a minute and time good commands meanwhile
+	@$(BIN)/python tests/flightsw/flood_line.py
+
 hostile: $(READY) ## fly beside the hostile jobs for three minutes in real time; no tick may be a period late
 	@$(BIN)/python -m pytest -m long -s tests/flightsw/test_hostile_ticks.py
 
@@ -54,8 +57,8 @@ realtime: $(READY) ## both loops at 10 Hz behind serial lines for half an hour: 
 emulated-image: $(READY) ## build what hil run --bench emulated boots (root, on Debian: debootstrap, cpio)
 	@sh boards/qemu_x86/build.sh build/emulated
 
-emulated: $(READY) ## fly in an emulated machine and hold its command log against this process's
-	@HIL_EMULATED=1 $(BIN)/python -m pytest -rs tests/hil/test_emulated.py
+emulated: $(READY) ## fly in an emulated machine, same command log as here; attack the sandbox on its kernel's cgroups
+	@HIL_EMULATED=1 $(BIN)/python -m pytest -rs tests/hil/test_emulated.py tests/hil/test_emulated_sandbox.py
 
 replays: $(READY) ## decide a recorded run again a hundred times; every bit must be the same
 	@$(BIN)/hil run short_iss
