@@ -133,6 +133,9 @@ def test_a_pass_worked_from_the_keyboard(flying: Flying, tmp_path: Path) -> None
                 received = archive.with_name(archive.name + ".files") / "received" / "note.txt"
                 await until(lambda: shown().count("delivered") >= 2 and received.is_file(), pilot, shown())
                 assert received.read_bytes() == note.read_bytes()
+                await type_in(pilot, f"upload {flying.folder}/bundles/matrix_workload.job")
+                await until(lambda: any("matrix_workload" in model.name_of(job) and job.state in {
+                    "promised", "running", "finished"} for job in model.jobs.values()), pilot, "no signed job")
                 await pilot.press("q")
 
         asyncio.run(run())
@@ -140,6 +143,35 @@ def test_a_pass_worked_from_the_keyboard(flying: Flying, tmp_path: Path) -> None
     with Archive(archive, read_only=True) as archived:
         assert archived.examine()
         assert model.last_id <= max(row.packet_id for row in archived.packets())
+        see_again(archived, archive)
+
+
+def see_again(reader: Archive, archive: Path) -> None:
+    """Replay the pass on the same console, as fast as it goes."""
+    from ground.console.app import Console, Lines
+
+    start_s, end_s = next(iter(reader.packets_after(0, 1))).received_s, reader.last_reception_s()
+    model, now = Model(reader), [0.0]
+    model.start(start_s)
+    app = Console(archive, model, lambda: min(end_s, start_s + now[0]), lambda: Status("pass", mode="replay"))
+
+    async def run() -> None:
+        async with app.run_test(size=(80, 24)) as pilot:
+            assert not model.jobs
+            while start_s + now[0] < end_s:
+                now[0] += 5.0
+                app.tick()
+            await pilot.press("4")
+            await pilot.pause()
+            page = "\n".join("".join(text for text, _ in line) for line in app.query_one("#body", Lines)._lines)
+            assert "1 refused" in page
+            assert "1 rejected" in page
+            assert "matrix_workload" in page
+            await pilot.press("colon")
+            await pilot.pause()
+            assert type(app.screen).__name__ != "Palette"  # nothing is sent from the past
+
+    asyncio.run(run())
 
 
 def test_a_job_is_submitted_and_answered_from_the_command_line(
