@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import os
@@ -178,6 +179,7 @@ WRONG: dict[str, tuple[Callable[[], bytes], str]] = {
     "sparse": (changed(type=tarfile.GNUTYPE_SPARSE), "header is not as a bundle's is"),
     "extension": (changed(type=tarfile.XHDTYPE), "header is not as a bundle's is"),
     "old name type": (changed(type=tarfile.AREGTYPE), "header is not as a bundle's is"),
+    "compressed bomb": (lambda: gzip.compress(bytes(64 << 20)), "octet 0: no archive header"),
     "huge": (changed(size=1 << 32), "4294967296 octets, a bundle has at most 67108864"),
     "long manifest": (
         lambda: assemble([("job.toml", MANIFEST.encode() + b"#" * 16384)]), "octets above the limit of 16384"),
