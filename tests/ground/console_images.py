@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES = (
     ("console_80x24", (80, 24), ("1",)), ("console_160x50", (160, 50), ("1",)),
     ("console_jobs", (80, 24), ("4", "end")),
-    ("console_palette", (80, 24), ("colon", *"param.set die_max_c 12")), ("console_values", (80, 24), ("2",)),
+    ("console_palette", (80, 24), ("colon", *"param.set die_max_c 12")),
 )
 
 
