@@ -317,7 +317,8 @@ def _sign(options: argparse.Namespace) -> int:
     _write(path, signed)
     contents = bundle.examine(signed)
     print(f"{path}: signed for {contents.customer}; on board it is job "
-          f"{job_number(contents.customer, contents.manifest.id)}")
+          f"{job_number(contents.customer, contents.manifest.id)}\n"
+          f"next: hand it to the satellite's operator, for `ground upload {path}`")
     return 0
 
 
