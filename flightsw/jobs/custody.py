@@ -63,12 +63,14 @@ class Custody:
         return self._borders.news(now_s)
 
     def begin(self, entries: Mapping[int, LedgerEntry], obt_s: float) -> None:
-        """Keep the results of jobs that finished in an earlier life, should it have ended just then."""
+        """Log and keep the results of jobs that finished in an earlier life, should it have ended just then."""
         for job_id, entry in entries.items():
             bundle = self._bundles.get(entry.spec.manifest)
             if entry.state is JobState.FINISHED and bundle is not None and self.at_rest.results(job_id) is None and (
                     self._outputs_of(job_id).exists()):
-                self._end(JobTransition(job_id, entry.state, "", entry.done_units, None), bundle.manifest, obt_s)
+                change = JobTransition(job_id, entry.state, entry.detail, entry.done_units, None)
+                self._log.note_transitions([change], obt_s)  # rather twice than never
+                self._end(change, bundle.manifest, obt_s)
 
     def committed(self, transitions: Sequence[JobTransition], entries: Mapping[int, LedgerEntry],
                   obt_s: float) -> None:

@@ -283,6 +283,7 @@ def test_a_kill_between_the_end_and_the_keeping_of_a_result_loses_nothing(tmp_pa
     outputs(tmp_path, 1)
     satellite.ledger.record([JobTransition(1, JobState.FINISHED, "", 0.0, None)], 50.0)  # and there it was killed
     satellite.custody.begin(satellite.ledger.entries, 60.0)
+    assert satellite.actions()[-1] == "result.produced"
     assert [kept.job_id for kept in satellite.custody.at_rest.all_results()] == [1]
 
 
