@@ -19,6 +19,7 @@ from flightsw.dictionary.telemetry import HOUSEKEEPING, unpack_housekeeping
 from flightsw.errors import LinkError
 from flightsw.link.packets import unpack_tm
 from flightsw.link.services import STAGE_FAILED, STAGE_NOT_ACCEPTED
+from flightsw.state import Mode
 from ground.archive import Archive, CommandEntry, EventEntry, PacketRow, Series
 from ground.passes import Sky
 from ground.station import HousekeepingReport, state_after
@@ -31,6 +32,7 @@ TREND_S = 2.5 * 3600.0
 
 _KEPT = 1000
 _WHERE = {point.name: (row.sid, i) for row in HOUSEKEEPING for i, point in enumerate(row.points)}
+_MODE_ROW = next(row for row in HOUSEKEEPING if any(point.name == "mode" for point in row.points))
 _REJECTED = (STAGE_NOT_ACCEPTED, STAGE_FAILED)
 _OPEN = ("queued", "promised", "running", "held")
 _STATE_OF_EVENT = {
@@ -108,6 +110,7 @@ class Model:
         self._names: dict[int, str] = {}
         self._trends = {name: _Trend() for name in TRENDS if name in _WHERE}
         self._event_id = 0
+        self._mode_event: EventEntry | None = None  # the newest change
         self._mission_start_s = math.inf if sky is None or sky.start_s is None else sky.start_s
         self._commands_s = -math.inf
 
@@ -203,6 +206,8 @@ class Model:
             self._event_id = event.event_id
             self.events.append(event)
             self._note_job(event)
+            if event.name == "mode_changed":
+                self._mode_event = event
         self.parameters = self.archive.parameters(last)
 
     def _note_rejection(self, entry: CommandEntry) -> None:
@@ -239,6 +244,15 @@ class Model:
             return None, False
         value = report.values[where[1]]
         return value if math.isfinite(value) else None, self.is_stale(report)
+
+    def mode(self) -> tuple[Mode | None, bool]:
+        """Return the mode, by its latest report or a change told since, and whether that is stale."""
+        value, stale = self.value("mode")
+        row, told = _MODE_ROW, self._mode_event
+        report = self.received.get(row.sid)
+        if told is not None and str(told.args[1]) in Mode.__members__ and (report is None or told.obt_s > report.obt_s):
+            return Mode[str(told.args[1])], is_stale(row, told.received_s, self.now_s)
+        return None if value is None or value not in set(Mode) else Mode(int(value)), stale
 
     def is_stale(self, report: HousekeepingReport) -> bool:
         """Return whether a structure has been silent too long."""

@@ -112,8 +112,8 @@ def time_text(unix_s: float) -> str:
 def header(model: Model, status: Status, width: int) -> list[Line]:
     """Two lines: mode, signal and link; then the pass clock. What is wrong with the line takes lines of its own."""
     now_s = model.now_s
-    mode, stale = model.value("mode")
-    text = value_text(POINT_BY_NAME["mode"], mode) if mode is not None else "unknown"
+    mode, stale = model.mode()
+    text = mode.name if mode is not None else "unknown"
     style = "bold black on white" if stale else _MODE_STYLE.get(text, "bold reverse")
     first: Line = [(f" {text}{'?' if stale else ''} ", style),
                    (f" {utc_text(now_s)[:19].replace('T', ' ')}Z", BOLD)]

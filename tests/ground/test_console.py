@@ -194,6 +194,20 @@ def test_header_tells_mode_signal_and_the_pass(one: Pass) -> None:
     assert " ".join("".join(t for t, _ in line) for line in narrow[2:]).split() == f"{wrong}; {wrong}; {wrong}".split()
 
 
+def test_a_change_of_mode_shows_before_the_next_housekeeping(one: Pass) -> None:
+    one.report(1, t_s=10.0)
+    one.t_s = 12.0
+    one.event("mode_changed", "SAFE", "STANDBY", "telecommand")
+    assert text(views.header(one.model, Status("dev"), 80)).startswith(" STANDBY  2026")
+    one.satellite.set(mode=15)
+    one.report(1, t_s=20.0)  # newer: the mode is what the satellite reports
+    assert text(views.header(one.model, Status("dev"), 80)).startswith(" SAFE  2026")
+    one.t_s = 22.0
+    one.event("mode_changed", "SAFE", "STANDBY", "telecommand")
+    one.model.refresh(START_S + 200.0)
+    assert text(views.header(one.model, Status("dev"), 80)).startswith(" STANDBY?  2026")
+
+
 def test_values_are_marked_by_limit_and_age(one: Pass) -> None:
     one.satellite.set(die0_c=90.0, die1_c=78.0, plate_c=30.0)
     one.report(1, 2, 3, t_s=1.0)
