@@ -158,7 +158,9 @@ def _in_time(flown: Flight, span: FaultSpan) -> Iterator[EventEntry]:
     for event in flown.events:
         if event.name == "clock_stepped":
             epoch_s += float(event.args[0] or 0.0)
-        if span.from_s - _STAMP_S <= event.obt_s - epoch_s <= span.to_s + _NOTICED_WITHIN_S:
+        # A start is stamped with the last time that was written down before it, which may be before the fault.
+        at_s = event.received_s - flown.start_unix_s if event.name == "boot" else event.obt_s - epoch_s
+        if span.from_s - _STAMP_S <= at_s <= span.to_s + _NOTICED_WITHIN_S:
             yield event
 
 

@@ -244,8 +244,9 @@ class Flown:
 
 
 class Entry:
-    def __init__(self, name, at_s, *args, severity=3):
+    def __init__(self, name, at_s, *args, severity=3, heard_s=None):
         self.name, self.obt_s, self.args, self.severity = name, 1000.0 + at_s, args, severity
+        self.received_s = 1000.0 + (at_s if heard_s is None else heard_s)
 
 
 def test_what_names_the_sensor_in_time_is_notice_and_what_happens_anyway_is_none():
@@ -263,6 +264,12 @@ def test_events_are_in_time_by_the_rigs_clock_whatever_the_boards_has_done():
     flown = Flown([Entry("clock_stepped", 4500.0, 3600.0), Entry("sensor_lost", 4550.0, "plate_c", "STALE")])
     flown.spans.append(FaultSpan("c", "board.clock_step", "", 900.0, 901.0))
     assert [each.noticed_by for each in random_faults.outcomes(flown)] == [("sensor_lost",), ("clock_stepped",)]
+
+
+def test_a_start_counts_when_it_is_heard_as_its_stamp_is_from_before_the_kill():
+    flown = Flown([Entry("boot", 880.0, 2, "COMPUTE", severity=1, heard_s=961.0)])
+    flown.spans = [FaultSpan("k", "board.sigkill", "", 900.0, 960.0)]
+    assert random_faults.outcomes(flown)[0].noticed_by == ("boot",)
 
 
 def test_what_happens_every_day_is_no_notice_whatever_it_names():
