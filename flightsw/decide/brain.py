@@ -413,7 +413,7 @@ class Brain:
         compute = self._mission.compute
         latest_start_s = (spec.deadline_s - (spec.work_units + compute.restore_s) / compute.modes[-1].rate
                           - self._windows.lost_s(spec, spec.arrival_s, spec.deadline_s))
-        return min(spec.answer_due_s, latest_start_s)
+        return max(spec.arrival_s, min(spec.answer_due_s, latest_start_s))
 
     def _promised(self) -> list[JobView]:
         return [job for job in self._open.values() if job.state in _ANSWERED]
