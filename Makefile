@@ -52,7 +52,6 @@ metering: $(READY) ## hold a mission day's bill against the true satellite: 3 % 
 
 realtime: $(READY) ## both loops at 10 Hz behind serial lines for half an hour: overruns, lateness, drift
 	@$(BIN)/hil serial realtime_iss --rate 10 --real-time --quiet
-	@cat out/latest/timing.json
 
 emulated-image: $(READY) ## build what hil run --bench emulated boots (root, on Debian: debootstrap, cpio)
 	@sh boards/qemu_x86/build.sh build/emulated
