@@ -69,6 +69,8 @@ _ANSWERED = (JobState.PROMISED, JobState.RUNNING, JobState.PAUSED)
 _NO_OFFER = "none"
 _ACCOUNT_S = 600.0
 """Time over which draw and budget are made equal: jobs are whole and modes are steps, the budget is neither."""
+_DECISIONS = 2
+"""Dispatch decisions that a job's latest start is ahead of: one that just missed it, and one that is overruled."""
 
 
 class Tally:
@@ -585,9 +587,9 @@ class Brain:
         ]
         for i, job in enumerate(placed):
             self._activity[i] = self._open[job.spec.job_id].spec.activity_frac if job is not None else 1.0
+        start_s = self._mission.compute.restore_s + _DECISIONS * self.parameters["dispatch_period_s"]
         return dispatch.set_modes(placed, before, modes, self._steps, budget_w + self._credit_j / _ACCOUNT_S,
-                                  governor.payload_w(self.parameters, self._mission), now_s,
-                                  self._mission.compute.restore_s)
+                                  governor.payload_w(self.parameters, self._mission), now_s, start_s)
 
     def _note_starts(self, turn: _Turn) -> None:
         """Record the first time a promised job is on a working node, and its return from a ban."""

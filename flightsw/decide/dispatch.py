@@ -64,12 +64,13 @@ def rung_of(power_mode: int, steps: Sequence[Step]) -> int:
 
 def set_modes(placed: Sequence[JobView | None], before: Sequence[int], modes: Sequence[PowerMode],
               steps: Sequence[Step], target_w: float, rail_w: float, now_s: float,
-              restore_s: float) -> tuple[NodeCommand, ...]:
+              start_s: float) -> tuple[NodeCommand, ...]:
     """Give each node with a job a power mode so that all draw about `target_w`; empty nodes are off.
 
-    `before[i]` is the rung that node i stands on. Power is in steps and a start costs `restore_s`, so a node climbs
-    when half a step is to spare and comes down when more than half a step is overdrawn; the caller keeps the
-    account over time. A job that would be late otherwise is given what it needs, within `rail_w`.
+    `before[i]` is the rung that node i stands on. Power is in steps and a start takes time, so a node climbs when half
+    a step is to spare and comes down when more than half a step is overdrawn; the caller keeps the account over time.
+    A job that would be late otherwise is given what it needs, within `rail_w`; one that stands still must be begun
+    `start_s` ahead: its restore, and the decisions until then.
     """
     off_w = modes[0].draw_w
 
@@ -79,15 +80,15 @@ def set_modes(placed: Sequence[JobView | None], before: Sequence[int], modes: Se
             return off_w
         return modes[steps[rung].power_mode].draw_w * job.spec.activity_frac
 
-    tightness = [_tightness(job, now_s + (restore_s if rung < 0 else 0.0))
-                 for job, rung in zip(placed, before, strict=True)]
+    stopped = [_tightness(job, now_s + start_s) for job in placed]
+    tightness = [stopped[i] if rung < 0 else _tightness(placed[i], now_s) for i, rung in enumerate(before)]
     held = [i for i, job in enumerate(placed) if job is not None]
     needed = [-1] * len(placed)
     rungs = [-1] * len(placed)
     for i in held:
         rates = [modes[step.power_mode].rate for step in steps]
         needed[i] = next((r for r, rate in enumerate(rates) if rate >= _HASTE * tightness[i]), len(steps) - 1)
-        needed[i] = needed[i] if tightness[i] > _RELAXED * rates[0] else -1
+        needed[i] = needed[i] if stopped[i] > _RELAXED * rates[0] else -1  # could it be begun anew in time?
         rungs[i] = max(before[i], needed[i])
     _level(rungs, needed, tightness, held)
     total_w = sum(draw_w(i, rung) for i, rung in enumerate(rungs))
@@ -122,6 +123,7 @@ def set_modes(placed: Sequence[JobView | None], before: Sequence[int], modes: Se
 _HALF = 0.5
 _HASTE = 1.05  # of the rate that just meets the deadline
 _RELAXED = 0.6  # of the lowest working rate: a job with more time than this waits for power to spare
+_LEAST_S = 1e-3  # no time left: whatever work is left is urgent
 
 
 def _level(rungs: list[int], needed: Sequence[int], tightness: Sequence[float], held: Sequence[int]) -> None:
@@ -145,5 +147,5 @@ def _tightness(job: JobView | None, from_s: float) -> float:
     """Rate that the job needs from `from_s` on to end in time; larger is more urgent."""
     if job is None:
         return 0.0
-    left_s = max(1.0, job.spec.deadline_s - from_s)
+    left_s = max(_LEAST_S, job.spec.deadline_s - from_s)
     return (job.spec.work_units - job.done_units) / left_s

@@ -113,9 +113,9 @@ def total_of(placed: Sequence[JobView | None], rungs: Sequence[int]) -> float:
 
 
 def rungs_of(placed: Sequence[JobView | None], before: Sequence[int], target_w: float, rail_w: float = RAIL_W,
-             now_s: float = 0.0, restore_s: float = 0.0) -> list[int]:  # fmt: skip
+             now_s: float = 0.0, start_s: float = 0.0) -> list[int]:  # fmt: skip
     """Rungs that `set_modes` chooses, its commands held to what is always true of them."""
-    commands = set_modes(placed, before, MODES, STEPS, target_w, rail_w, now_s, restore_s)
+    commands = set_modes(placed, before, MODES, STEPS, target_w, rail_w, now_s, start_s)
     for command, here in zip(commands, placed, strict=True):
         assert command.power_mode in RUNG
         assert command.cap_w == MODES[command.power_mode].cap_w
@@ -267,7 +267,23 @@ def test_unlevel_nodes_are_levelled_at_the_same_power() -> None:
 
 def test_a_stopped_job_is_tighter_by_its_restore() -> None:
     placed = [job(1, 1000.0, 663.0), None, None, None]
-    assert [rungs_of(placed, [before, -1, -1, -1], 0.0, restore_s=10.0)[0] for before in (-1, 0)] == [1, 0]
+    assert [rungs_of(placed, [before, -1, -1, -1], 0.0, start_s=10.0)[0] for before in (-1, 0)] == [1, 0]
+
+
+@pytest.mark.parametrize("left_units", [0.5, 2.0, 10.0, 60.0])
+@pytest.mark.parametrize("phase_s", [0, 3, 9])
+def test_the_rest_of_a_job_is_not_left_until_its_restore_takes_too_long(left_units: float, phase_s: int) -> None:
+    """No power to spare: what is left is begun in time all the same, decisions every ten seconds, 15 s to restore."""
+    done, on_s, rung, deadline_s = 100.0 - left_units, 0, -1, 400.0
+    for now_s in range(int(deadline_s)):
+        if now_s % 10 == phase_s:
+            rung = rungs_of([job(1, deadline_s, 100.0, done=done), None, None, None], [rung, -1, -1, -1], 0.0,
+                            now_s=float(now_s), start_s=15.0 + 2 * 10.0)[0]
+        on_s = on_s + 1 if rung >= 0 else 0
+        done += RATES[rung] if on_s > 15 else 0.0
+        if done >= 100.0:
+            return
+    pytest.fail(f"{100.0 - done:.1f} units were left at the deadline")
 
 
 @pytest.mark.parametrize(
