@@ -9,15 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
 #include "guardian_core.h"
-
-#define REQUIRE(truth)                                                        \
-    do {                                                                      \
-        if (!(truth)) {                                                       \
-            fprintf(stderr, "broken promise, line %d: %s\n", __LINE__, #truth); \
-            abort();                                                          \
-        }                                                                     \
-    } while (0)
 
 static const struct fsw_guardian_config CONFIG = {
     .n_nodes = 3, .lease_max_ms = 20000, .alone_after_ms = 10000,
@@ -174,10 +167,7 @@ static uint64_t random_state;
 
 static uint32_t below(uint32_t limit)
 {
-    random_state ^= random_state << 13; /* xorshift64 */
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 33) % limit;
+    return (uint32_t)(next_word(&random_state) >> 33) % limit;
 }
 
 static uint8_t *add(uint8_t *p, uint64_t value, size_t bytes)

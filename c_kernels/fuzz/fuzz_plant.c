@@ -10,15 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
 #include "plant.h"
-
-#define REQUIRE(truth)                                                        \
-    do {                                                                      \
-        if (!(truth)) {                                                       \
-            fprintf(stderr, "broken promise, line %d: %s\n", __LINE__, #truth); \
-            abort();                                                          \
-        }                                                                     \
-    } while (0)
 
 struct world {
     struct fsw_plant_model model;
@@ -178,10 +171,7 @@ int main(int argc, char **argv)
     for (long run = 0; run < runs; run++) {
         uint8_t script[7 * 8];
         for (size_t i = 0; i < sizeof script; i++) {
-            random ^= random << 13; /* xorshift64 */
-            random ^= random >> 7;
-            random ^= random << 17;
-            script[i] = (uint8_t)(random >> 40);
+            script[i] = (uint8_t)(next_word(&random) >> 40);
         }
         LLVMFuzzerTestOneInput(script, 7 * (1 + (size_t)run % 8));
     }

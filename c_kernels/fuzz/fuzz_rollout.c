@@ -10,15 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
 #include "rollout.h"
-
-#define REQUIRE(truth)                                                        \
-    do {                                                                      \
-        if (!(truth)) {                                                       \
-            fprintf(stderr, "broken promise, line %d: %s\n", __LINE__, #truth); \
-            abort();                                                          \
-        }                                                                     \
-    } while (0)
 
 enum { BUFFERS = 192, PATHS = 4, SUMMARIES = 10 };
 
@@ -205,10 +198,7 @@ int main(int argc, char **argv)
     uint64_t random = argc > 2 ? strtoull(argv[2], NULL, 10) | 1U : 1U;
     for (long run = 0; run < runs; run++) {
         for (size_t i = 0; i < sizeof script; i++) {
-            random ^= random << 13; /* xorshift64 */
-            random ^= random >> 7;
-            random ^= random << 17;
-            script[i] = (uint8_t)(random >> 40);
+            script[i] = (uint8_t)(next_word(&random) >> 40);
             if (run % 4 != 0 && script[i] == 255) /* one run in four is full of strange numbers */
                 script[i] = (uint8_t)(random >> 32 & 0x7f);
         }

@@ -9,15 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
 #include "tm_frame.h"
-
-#define REQUIRE(truth)                                                        \
-    do {                                                                      \
-        if (!(truth)) {                                                       \
-            fprintf(stderr, "broken promise, line %d: %s\n", __LINE__, #truth); \
-            abort();                                                          \
-        }                                                                     \
-    } while (0)
 
 enum { CODECS = 6, CHOICES = 16, HEADER = 4 };
 
@@ -220,10 +213,7 @@ int main(int argc, char **argv)
         uint8_t script[HEADER + 3 * 96];
         uint8_t *end = script + sizeof script;
         for (uint8_t *p = script; p < end; p++) {
-            random ^= random << 13; /* xorshift64 */
-            random ^= random >> 7;
-            random ^= random << 17;
-            *p = (uint8_t)(random >> 40);
+            *p = (uint8_t)(next_word(&random) >> 40);
         }
         /* Little damage most of the time, and now and then more than can be repaired: up to 96 octets in 8 codewords. */
         static const uint8_t most[8] = {1, 3, 3, 5, 9, 17, 33, 97};
