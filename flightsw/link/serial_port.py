@@ -135,9 +135,19 @@ class SerialPort:
         self._port.close()
 
 
+_PLAINLY = {
+    errno.EAGAIN: "in use by another program",
+    errno.EBUSY: "in use by another program",
+    errno.ENOENT: "no such port; is the adapter plugged in?",
+    errno.ENODEV: "no such port; is the adapter plugged in?",
+    errno.ENXIO: "no such port; is the adapter plugged in?",
+    errno.EIO: "lost; was the adapter pulled?",
+    errno.EACCES: "not permitted; is this user in the port's group?",
+}
+"""What a number of the operating system means for a port."""
+
+
 def _reason(error: Exception) -> str:
-    """The operating system's words where it gave a number; pyserial's otherwise."""
+    """What the operating system's number means, else its words; pyserial's where it gave none."""
     code = getattr(error, "errno", None)
-    if code in {errno.EAGAIN, errno.EBUSY}:
-        return "in use by another program"
-    return os.strerror(code) if code else str(error)
+    return _PLAINLY.get(code) or os.strerror(code) if code else str(error)

@@ -103,7 +103,7 @@ def test_wrong_use_is_one_line(capsys, argv, code, words):
 
 
 @pytest.mark.parametrize(("extra", "code", "words"), [
-    (["--port", "/dev/no_such_port"], EXIT_DEVICE, "serial port /dev/no_such_port at 115200 baud: No such file"),
+    (["--port", "/dev/no_such_port"], EXIT_DEVICE, "serial port /dev/no_such_port at 115200 baud: no such port"),
     (["--port", "/dev/null"], EXIT_DEVICE, "serial port /dev/null"),
     (["--port", "/dev/null", "--rate", "10"], EXIT_USAGE, "--rate: 10 needs --rig-port"),
     (["--port", "/dev/null", "--rate", "fast"], EXIT_USAGE, "'fast': a number above 0"),

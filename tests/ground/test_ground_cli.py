@@ -190,7 +190,7 @@ def test_bad_argument_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str],
 def test_bad_port_and_bad_archive_are_one_line_and_exit_4(
         capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "/dev/none at 115200 baud: No such file" in failure(capsys, 4, "watch", "--port", "/dev/none")
+    assert "/dev/none at 115200 baud: no such port;" in failure(capsys, 4, "watch", "--port", "/dev/none")
     assert "/dev/none at 9600 baud" in failure(capsys, 4, "send", "--port", "/dev/none", "--baud", "9600", "ping")
     assert "give the serial port with --port" in failure(capsys, 4, "send", "ping")
     assert "does not exist" in failure(capsys, 4, "show", "--archive", "none.sqlite")
